@@ -1,0 +1,86 @@
+//! Data for benchmarks: made from a seed, the same on every machine, made once and kept.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use super::lab::Lab;
+use crate::failure::{Doing, Outcome};
+
+/// A tree of `files` small files, shaped like what nodes and Python packages hold: directories of about thirty
+/// files, sizes from nothing to 64 KiB, most of them below 8 KiB, no two of the same content.
+pub(super) fn tree(lab: &Lab, files: u64) -> Outcome<PathBuf> {
+    keep(lab, &format!("tree-{files}"), |dir| {
+        let mut random = Random::new(files);
+        for number in 0..files {
+            let parent = dir.join(format!("part{:02}/mod{:03}", number / 30 % 40, number / 1200));
+            if number % 30 == 0 {
+                fs::create_dir_all(&parent)?;
+            }
+            // The product of two uniform numbers: many small, few large.
+            let size = (random.below(256) * random.below(256)) as usize;
+            fs::write(parent.join(format!("file{number:06}.py")), random.bytes(size))?;
+        }
+        Ok(())
+    })
+}
+
+/// A directory that holds one file, `model.safetensors`, of `size` bytes that do not compress.
+pub(super) fn model(lab: &Lab, size: u64) -> Outcome<PathBuf> {
+    keep(lab, &format!("model-{size}"), |dir| {
+        let mut random = Random::new(size);
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(dir.join(MODEL))?);
+        let mut left = size as usize;
+        while left > 0 {
+            let part = left.min(1 << 20);
+            file.write_all(&random.bytes(part))?;
+            left -= part;
+        }
+        file.into_inner()?.sync_all()
+    })
+}
+
+/// The name of the file in [`model`]'s directory.
+pub(super) const MODEL: &str = "model.safetensors";
+
+/// Makes `name` below the laboratory's data unless it is there whole: it is made under another name and renamed, so
+/// that what an interrupted run left is never taken for it.
+fn keep(lab: &Lab, name: &str, fill: impl FnOnce(&Path) -> std::io::Result<()>) -> Outcome<PathBuf> {
+    let dir = lab.data().join(name);
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    let draft = lab.data().join(format!("{name}.draft"));
+    lab.empty(&draft)?;
+    fill(&draft).and_then(|()| fs::rename(&draft, &dir)).doing(|| format!("making {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// A xorshift generator: fast, seeded, and good enough not to compress or repeat.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    pub(super) fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len + 8);
+        while bytes.len() < len {
+            bytes.extend_from_slice(&self.next().to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+}

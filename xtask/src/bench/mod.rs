@@ -1,0 +1,83 @@
+//! `cargo xtask bench`: named comparisons with what people use today, each a table of one run.
+//!
+//! Every figure stands beside its peers', measured in the same run, on the same data, on the same disk, in turns, so
+//! that what slows the machine slows all of them. A figure is the median of several rounds. Data is made once under
+//! `target/bench/data` and kept; stores and mounts are made anew for each benchmark and taken away after it.
+//! Tables are Markdown, made to be pasted.
+
+mod check;
+mod data;
+mod disk;
+mod ingest;
+mod lab;
+mod machine;
+mod mount;
+mod read;
+mod table;
+mod walk;
+
+use crate::failure::{Outcome, fail};
+use crate::project::Project;
+use crate::setup::{self, Purpose};
+use crate::shell;
+use lab::Lab;
+
+struct Bench {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Lab) -> Outcome,
+}
+
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "ingest",
+        about: "taking 30,000 small files, and one of 4 GiB, into the store",
+        run: ingest::run,
+    },
+    Bench { name: "read", about: "reading a 4 GiB file through the mount", run: read::run },
+    Bench { name: "walk", about: "listing and reading 30,000 files through the mount", run: walk::run },
+    Bench { name: "mount", about: "time to mount, and memory, by number of entries", run: mount::run },
+    Bench { name: "disk", about: "space of ten versions that differ in one node each", run: disk::run },
+    Bench { name: "check", about: "gc --dry-run and fsck over 100,000 objects", run: check::run },
+];
+
+const USAGE: &str = "usage: cargo xtask bench [--runs N] [--quick] [NAME...]";
+
+pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
+    let mut runs = None;
+    let mut quick = false;
+    let mut names = Vec::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--quick" => quick = true,
+            "--runs" => match args.next().and_then(|n| n.parse().ok()) {
+                Some(n) if n > 0 => runs = Some(n),
+                _ => fail!(usage, "--runs takes a number from 1 up; {USAGE}"),
+            },
+            name if BENCHES.iter().any(|b| b.name == name) => names.push(name),
+            other => fail!(usage, "there is no benchmark '{other}'; {USAGE}\n\n{}", listing()),
+        }
+    }
+    setup::ensure(project, Purpose::Bench)?;
+    shell::run(shell::cargo(project).args(["build", "--release", "--package", "cvs-cli", "--bin", "cvs"]))?;
+
+    let lab = Lab::open(project, quick, runs.unwrap_or(if quick { 1 } else { 5 }))?;
+    println!("{}", machine::facts(&lab)?);
+    let mut failed = Vec::new();
+    for bench in BENCHES.iter().filter(|b| names.is_empty() || names.contains(&b.name)) {
+        println!("## {}: {}\n", bench.name, bench.about);
+        // One benchmark that fails costs its own figures, not those of an hour's others.
+        let outcome = (bench.run)(&lab);
+        lab.clear();
+        if let Err(failure) = outcome {
+            eprintln!("error: {}: {}\n", bench.name, failure.message());
+            failed.push(bench.name);
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { fail!("without figures: {}", failed.join(", ")) }
+}
+
+fn listing() -> String {
+    BENCHES.iter().map(|b| format!("  {:8} {}\n", b.name, b.about)).collect()
+}
