@@ -1,0 +1,332 @@
+//! Reading a manifest in place.
+
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::format::{self, Record};
+use crate::error::ManifestError;
+use crate::id::{BlobId, ManifestId};
+use crate::relpath::{self, RelPath};
+use crate::sys::Bytes;
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A directory.
+    Dir,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Symlink,
+}
+
+/// One entry of a manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    index: u32,
+    kind: EntryKind,
+    record: Record,
+}
+
+impl Entry {
+    /// The place of the entry in its manifest; 0 is the root.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> EntryKind {
+        self.kind
+    }
+
+    /// Permission bits (07777).
+    pub fn mode(&self) -> u32 {
+        u32::from(self.record.mode)
+    }
+
+    /// File: bytes. Symlink: bytes of the target. Directory: 0.
+    pub fn size(&self) -> u64 {
+        self.record.size
+    }
+
+    /// File: names of this file in the manifest. Directory: number of sub-directories. Symlink: 1.
+    pub fn links(&self) -> u32 {
+        self.record.links
+    }
+
+    /// Index of the directory that holds the entry (the root's is 0).
+    pub fn parent(&self) -> u32 {
+        self.record.parent
+    }
+
+    /// File: index of the first entry that names the same file; anything else: its own index.
+    pub fn link_group(&self) -> u32 {
+        if self.kind == EntryKind::File { self.record.count } else { self.index }
+    }
+}
+
+/// A manifest, read where it lies.
+pub struct Manifest {
+    id: ManifestId,
+    bytes: Bytes,
+    entries: u32,
+    blobs: u32,
+    heap: usize,
+}
+
+impl Manifest {
+    /// Takes `bytes` as the manifest `id`, whose hash the caller has verified, after checking the header.
+    pub(crate) fn from_verified(id: ManifestId, bytes: Bytes) -> Result<Self, ManifestError> {
+        if bytes.get(..8) != Some(format::MAGIC) {
+            return Err(ManifestError::Malformed("it does not begin as a manifest"));
+        }
+        let word = |at| format::u32_at(&bytes, at).ok_or(ManifestError::Malformed("the header is cut"));
+        let (version, features) = (word(8)?, word(12)?);
+        if version != format::VERSION || features != format::FEATURES {
+            return Err(ManifestError::UnknownFormat { version, features });
+        }
+        let (entries, blobs, heap_len) = (word(16)?, word(20)?, word(24)?);
+        let heap = format::HEADER + entries as usize * format::RECORD + blobs as usize * format::ID;
+        if entries == 0 || heap + heap_len as usize != bytes.len() {
+            return Err(ManifestError::Malformed("its length is not what the header says"));
+        }
+        Ok(Self { id, bytes, entries, blobs, heap })
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> ManifestId {
+        self.id
+    }
+
+    /// The encoding.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The number of entries, the root included.
+    pub fn entry_count(&self) -> u32 {
+        self.entries
+    }
+
+    /// The length of the encoding in bytes.
+    pub fn encoded_len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// The sum of the sizes of all files, each hard-linked file once.
+    pub fn content_bytes(&self) -> u64 {
+        format::u64_at(&self.bytes, 32).unwrap_or(0)
+    }
+
+    /// True when some file has more than one name.
+    pub fn has_hard_links(&self) -> bool {
+        format::u32_at(&self.bytes, 28).unwrap_or(0) > 0
+    }
+
+    /// The entry at `index`.
+    pub fn entry(&self, index: u32) -> Option<Entry> {
+        if index >= self.entries {
+            return None;
+        }
+        let at = format::HEADER + index as usize * format::RECORD;
+        let record = Record::decode(self.bytes.get(at..)?.first_chunk()?);
+        let kind = match record.kind {
+            format::KIND_DIR => EntryKind::Dir,
+            format::KIND_FILE => EntryKind::File,
+            format::KIND_SYMLINK => EntryKind::Symlink,
+            _ => return None,
+        };
+        Some(Entry { index, kind, record })
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> Option<Entry> {
+        self.entry(0)
+    }
+
+    /// The name of an entry; empty for the root.
+    pub fn name(&self, entry: &Entry) -> Option<&[u8]> {
+        let at = self.heap + entry.record.name as usize;
+        self.bytes.get(at..at + entry.record.name_len as usize)
+    }
+
+    /// The indices of a directory's children, sorted by name; empty for anything else.
+    pub fn children(&self, entry: &Entry) -> Range<u32> {
+        let first = entry.record.target;
+        match entry.kind {
+            EntryKind::Dir if first > entry.index => {
+                first..first.saturating_add(entry.record.count).min(self.entries)
+            }
+            _ => 0..0,
+        }
+    }
+
+    /// The index of the first child of `dir` whose name is not below `name`.
+    pub fn lower_bound(&self, dir: &Entry, name: &[u8]) -> u32 {
+        let Range { mut start, mut end } = self.children(dir);
+        while start < end {
+            let middle = start + (end - start) / 2;
+            let found = self.entry(middle).and_then(|entry| self.name(&entry).map(|found| found < name));
+            if found.unwrap_or(false) {
+                start = middle + 1;
+            } else {
+                end = middle;
+            }
+        }
+        start
+    }
+
+    /// The child of `dir` called `name`.
+    pub fn child(&self, dir: &Entry, name: &[u8]) -> Option<Entry> {
+        let index = self.lower_bound(dir, name);
+        if !self.children(dir).contains(&index) {
+            return None;
+        }
+        self.entry(index).filter(|entry| self.name(entry) == Some(name))
+    }
+
+    /// The content of a file.
+    pub fn blob(&self, entry: &Entry) -> Option<BlobId> {
+        (entry.kind == EntryKind::File).then(|| self.blob_at(entry.record.target))?
+    }
+
+    /// The target of a symlink.
+    pub fn symlink_target(&self, entry: &Entry) -> Option<&[u8]> {
+        if entry.kind != EntryKind::Symlink {
+            return None;
+        }
+        let at = self.heap + entry.record.target as usize;
+        self.bytes.get(at..at.checked_add(usize::try_from(entry.record.size).ok()?)?)
+    }
+
+    /// The path of the entry at `index`.
+    pub fn path(&self, index: u32) -> Option<RelPath> {
+        let mut names = Vec::new();
+        let mut entry = self.entry(index)?;
+        while entry.index != 0 {
+            names.push(self.name(&entry)?);
+            // A parent stands before its child; anything else would be a loop.
+            entry = self.entry(entry.record.parent).filter(|parent| parent.index < entry.index)?;
+        }
+        names.reverse();
+        RelPath::new(names.join(&b'/')).ok()
+    }
+
+    /// The distinct blobs, sorted.
+    pub fn blobs(&self) -> impl ExactSizeIterator<Item = BlobId> + '_ {
+        (0..self.blobs).map(|index| self.blob_at(index).unwrap_or(BlobId::from_bytes([0; 32])))
+    }
+
+    fn blob_at(&self, index: u32) -> Option<BlobId> {
+        if index >= self.blobs {
+            return None;
+        }
+        let at = format::HEADER + self.entries as usize * format::RECORD + index as usize * format::ID;
+        Some(BlobId::from_bytes(*self.bytes.get(at..)?.first_chunk()?))
+    }
+
+    /// All entries but the root, parents before children, with their paths.
+    pub fn walk(&self) -> Walk<'_> {
+        Walk { manifest: self, next: 1, parents: VecDeque::from([(0, RelPath::root())]) }
+    }
+
+    /// Checks every rule of the format, as is done once when a manifest enters the store and again by fsck.
+    pub fn check(&self) -> Result<(), ManifestError> {
+        let bad = |what| Err(ManifestError::Malformed(what));
+        let mut next_child = 1u32;
+        let mut heap_at = 0u32;
+        let mut previous: Option<(u32, &[u8])> = None;
+        let mut used = vec![false; self.blobs as usize];
+        for index in 0..self.entries {
+            let Some(entry) = self.entry(index) else { return bad("an entry of unknown kind") };
+            let Some(name) = self.name(&entry) else { return bad("a name outside the heap") };
+            let record = &entry.record;
+            if record.name != heap_at {
+                return bad("names out of order in the heap");
+            }
+            heap_at += u32::from(record.name_len);
+            if index == 0 {
+                if entry.kind != EntryKind::Dir || !name.is_empty() || record.parent != 0 {
+                    return bad("the first entry is not a root directory");
+                }
+            } else {
+                if relpath::check_name(name).is_err() {
+                    return bad("a name that is not allowed");
+                }
+                let holder = self.entry(record.parent).filter(|p| p.index < index);
+                if !holder.is_some_and(|p| self.children(&p).contains(&index)) {
+                    return bad("an entry that its parent does not hold");
+                }
+                if let Some((parent, before)) = previous
+                    && parent == record.parent
+                    && before.cmp(name) != Ordering::Less
+                {
+                    return bad("children out of order");
+                }
+                previous = Some((record.parent, name));
+            }
+            match entry.kind {
+                EntryKind::Dir => {
+                    if record.target != next_child || record.count > self.entries - next_child {
+                        return bad("a directory whose children are elsewhere");
+                    }
+                    next_child += record.count;
+                }
+                EntryKind::File => {
+                    let Some(slot) = used.get_mut(record.target as usize) else {
+                        return bad("a file without a blob");
+                    };
+                    *slot = true;
+                    let first = self.entry(record.count).filter(|first| first.index <= index);
+                    if !first.is_some_and(|first| {
+                        first.record.count == record.count
+                            && first.record.target == record.target
+                            && first.record.size == record.size
+                    }) {
+                        return bad("a hard link to another kind of thing");
+                    }
+                }
+                EntryKind::Symlink => {
+                    if record.target != heap_at || self.symlink_target(&entry).is_none() {
+                        return bad("a symlink whose target is elsewhere");
+                    }
+                    heap_at = heap_at.saturating_add(u32::try_from(record.size).unwrap_or(u32::MAX));
+                }
+            }
+        }
+        if next_child != self.entries || self.heap + heap_at as usize != self.bytes.len() {
+            return bad("entries or names that belong to nothing");
+        }
+        if used.contains(&false) || !self.blobs().is_sorted() {
+            return bad("a blob table out of order");
+        }
+        Ok(())
+    }
+}
+
+/// Iterator of [`Manifest::walk`].
+pub struct Walk<'a> {
+    manifest: &'a Manifest,
+    next: u32,
+    /// Directories whose children are still to come, in order, with their paths.
+    parents: VecDeque<(u32, RelPath)>,
+}
+
+impl Iterator for Walk<'_> {
+    type Item = (RelPath, Entry);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let entry = self.manifest.entry(self.next)?;
+        self.next += 1;
+        while self.parents.front().is_some_and(|(index, _)| *index != entry.record.parent) {
+            self.parents.pop_front();
+        }
+        let (_, parent) = self.parents.front()?;
+        let path = parent.join(self.manifest.name(&entry)?).ok()?;
+        if entry.kind == EntryKind::Dir {
+            self.parents.push_back((entry.index, path.clone()));
+        }
+        Some((path, entry))
+    }
+}
