@@ -8,7 +8,7 @@ use super::lab::Lab;
 use crate::failure::{Doing, Outcome};
 
 /// A tree of `files` small files, shaped like what nodes and Python packages hold: directories of about thirty
-/// files, sizes from nothing to 64 KiB, most of them below 8 KiB, no two of the same content.
+/// files, sizes up to 58 KiB, most of them below 8 KiB, no two of the same content.
 pub(super) fn tree(lab: &Lab, files: u64) -> Outcome<PathBuf> {
     keep(lab, &format!("tree-{files}"), |dir| {
         let mut random = Random::new(files);
@@ -17,9 +17,9 @@ pub(super) fn tree(lab: &Lab, files: u64) -> Outcome<PathBuf> {
             if number % 30 == 0 {
                 fs::create_dir_all(&parent)?;
             }
-            // The product of two uniform numbers: many small, few large.
-            let size = (random.below(256) * random.below(256)) as usize;
-            fs::write(parent.join(format!("file{number:06}.py")), random.bytes(size))?;
+            // A product of uniform numbers: many small, few large. The least size keeps contents apart.
+            let size = 16 + random.below(40) * random.below(40) * random.below(40);
+            fs::write(parent.join(format!("file{number:06}.py")), random.bytes(size as usize))?;
         }
         Ok(())
     })

@@ -2,7 +2,7 @@
 //! the mounts that must be gone afterwards whatever happened.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -126,15 +126,20 @@ impl Lab {
     /// Runs every peer once in each round, in turns; the medians, in the order of the peers.
     pub(super) fn compare(&self, peers: &mut [Peer<'_>]) -> Outcome<Vec<Duration>> {
         let mut samples = vec![Vec::new(); peers.len()];
+        let watched = std::io::stderr().is_terminal();
         for round in 1..=self.runs {
             for (peer, samples) in peers.iter_mut().zip(&mut samples) {
-                eprint!("\r\x1b[K  round {round} of {}: {}", self.runs, peer.name);
-                let _ = std::io::stderr().flush();
+                if watched {
+                    eprint!("\r\x1b[K  round {round} of {}: {}", self.runs, peer.name);
+                    let _ = std::io::stderr().flush();
+                }
                 (peer.prepare)()?;
                 samples.push((peer.body)()?);
             }
         }
-        eprint!("\r\x1b[K");
+        if watched {
+            eprint!("\r\x1b[K");
+        }
         Ok(samples.into_iter().map(median).collect())
     }
 
