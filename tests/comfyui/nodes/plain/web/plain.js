@@ -1,0 +1,2 @@
+import { app } from "../../app.js";
+app.registerExtension({ name: "plain" });

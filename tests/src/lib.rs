@@ -1,0 +1,52 @@
+//! What the end-to-end tests stand on: a hermetic environment for the built `cvs`, real servers on loopback, and a
+//! ComfyUI of our own with the git repositories that it is cloned from.
+//!
+//! Everything here lives in a temporary directory of its own and is gone when its value is dropped: processes are
+//! killed, mounts detached, servers joined. Nothing listens but on 127.0.0.1. Helpers panic, naming what they did,
+//! where a test could only fail; they return [`Missing`] where the machine lacks a program, for [`available`].
+
+mod cleanup;
+mod comfy_process;
+mod comfyui;
+mod git;
+mod git_server;
+mod http;
+mod http_client;
+mod http_server;
+mod nginx;
+mod png;
+mod python;
+mod safetensors;
+mod sandbox;
+mod wait;
+
+pub use comfy_process::{ComfyProcess, Event, Finished, Launch};
+pub use comfyui::{CORE, LIBRARY, NODES, Repositories, SubmoduleUrl};
+pub use git::Git;
+pub use git_server::{GitDaemon, GitHttpServer, Wants};
+pub use http::{Headers, Request};
+pub use http_client::{Reply, get, post_json, send};
+pub use http_server::{Body, Fault, HttpServer, Response};
+pub use nginx::Nginx;
+pub use png::Png;
+pub use python::Python;
+pub use safetensors::safetensors;
+pub use sandbox::{CvsCommand, Output, TestEnvironment};
+pub use wait::{free_port, wait_for, wait_until};
+
+/// What a test needs and this machine lacks, in words that say how to get it.
+#[derive(Debug)]
+pub struct Missing(pub String);
+
+/// The thing, or a word on stderr and `None`, so that the test can return. Under CI a lacking thing is a failure.
+#[track_caller]
+pub fn available<T>(thing: Result<T, Missing>) -> Option<T> {
+    match thing {
+        Ok(thing) => Some(thing),
+        Err(Missing(what)) if std::env::var_os("CI").is_some() => panic!("needed under CI: {what}"),
+        Err(Missing(what)) => {
+            eprintln!("skipped: {what}");
+            None
+        }
+    }
+}

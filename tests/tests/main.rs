@@ -1,0 +1,6 @@
+//! End-to-end tests, one binary for all: the built `cvs` on real input, and the ComfyUI that it is tested with.
+
+mod comfyui_loading;
+mod comfyui_prompts;
+mod comfyui_repositories;
+mod support;
