@@ -3,7 +3,9 @@
 //! The demonstration itself is a program of the tests' crate, which has the servers and the ComfyUI that it needs;
 //! this only brings what is missing, builds both and hands over.
 
-use crate::failure::{Failure, Outcome, fail};
+use std::os::unix::process::CommandExt;
+
+use crate::failure::{Doing, Outcome, fail};
 use crate::project::Project;
 use crate::setup::{self, Purpose};
 use crate::shell;
@@ -29,9 +31,11 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
         "--bin",
         "demo",
     ]))?;
+    let dir = project.target().join("demo");
+    std::fs::create_dir_all(&dir).doing(|| format!("making {}", dir.display()))?;
     let mut demo = shell::command(project, project.release("demo"));
-    demo.arg("--cvs").arg(project.release("cvs"));
-    demo.arg("--dir").arg(project.target().join("demo"));
-    // It has said itself which step failed, and why.
-    shell::run(demo.args(args)).map_err(|_| Failure::reported())
+    demo.args(args).env("CVS_BIN", project.release("cvs")).env("TMPDIR", dir);
+    // It takes our place, so that Ctrl-C is its to handle: it has mounts to take down.
+    let error = demo.exec();
+    fail!("cannot start `{}`: {error}", shell::shown(&demo))
 }
