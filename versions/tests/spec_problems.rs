@@ -170,37 +170,50 @@ fn two_things_at_one_path_name_both_places() {
     let nodes = json!({"custom_nodes": [at("https://h/a", "X"), at("https://h/b", "X")]});
     assert_eq!(
         problems(nodes),
-        ["custom_nodes[1]: found the directory custom_nodes/X, which custom_nodes[0] has already; expected another `name` \
-          or `target_dir`, or one entry less"]
+        [
+            "custom_nodes[1]: found the directory custom_nodes/X, which custom_nodes[0] has already; expected another `name` \
+          or `target_dir`, or one entry less"
+        ]
     );
     let model = |source: &str, path: &str| json!({ "source": source, "target_path": path });
     assert_eq!(
-        problems(json!({"models": [model("https://h/a", "models/x"), model("https://h/b", "$MODELS_DIR/x")]})),
-        ["models[1]: found models/x, the target of models[0] too, with another source; expected another target, or one \
-          entry less"]
+        problems(
+            json!({"models": [model("https://h/a", "models/x"), model("https://h/b", "$MODELS_DIR/x")]})
+        ),
+        [
+            "models[1]: found models/x, the target of models[0] too, with another source; expected another target, or one \
+          entry less"
+        ]
     );
     assert_eq!(
         problems(json!({"models": [model("https://h/a", "models/x/y"), model("https://h/b", "models/x")]})),
-        ["models[0]: found models/x/y, below the file models/x of models[1]; expected a path that is not below another \
-          model"]
+        [
+            "models[0]: found models/x/y, below the file models/x of models[1]; expected a path that is not below another \
+          model"
+        ]
     );
     assert_eq!(
         problems(json!({
             "custom_nodes": [at("https://h/a", "X")],
             "models": [model("https://h/a", "custom_nodes/X")],
         })),
-        ["models[0]: found custom_nodes/X, where custom_nodes[0] has its directory custom_nodes/X; expected a path that is \
-          not a directory of a node"]
+        [
+            "models[0]: found custom_nodes/X, where custom_nodes[0] has its directory custom_nodes/X; expected a path that is \
+          not a directory of a node"
+        ]
     );
     let sums = |a: &str, b: &str| {
-        let entry = |sum: &str| json!({ "source": "https://h/x", "target_path": "models/x", "checksum": sum });
+        let entry =
+            |sum: &str| json!({ "source": "https://h/x", "target_path": "models/x", "checksum": sum });
         json!({ "models": [entry(a), entry(b)] })
     };
     let (zero, one) = (format!("md5:{}", "0".repeat(32)), format!("md5:{}", "1".repeat(32)));
     assert_eq!(
         problems(sums(&zero, &one)),
-        [format!("models[1].checksum: found {one} for models/x, for which models[0] says {zero}; expected the same \
-                  content, or another target")]
+        [format!(
+            "models[1].checksum: found {one} for models/x, for which models[0] says {zero}; expected the same \
+                  content, or another target"
+        )]
     );
     // Sums of two kinds hold together; equal sums make two sources one content.
     let document = parse(spec(sums(&zero, &"a".repeat(64)))).unwrap();
@@ -256,9 +269,18 @@ fn malformed_text_has_line_and_column() {
     for (text, expected) in [
         ("", "v.json:1:1: not valid JSON: EOF while parsing a value"),
         ("{\n  \"a\": }", "v.json:2:8: not valid JSON: expected value"),
-        ("{\n  \"a\": 1,\n  \"b\": {\"x\": 1, \"x\": 2}\n}", "v.json:3:17: not valid JSON: the key \"x\" stands twice in one object"),
-        ("[]", "v.json: found an empty list; expected a spec: an object with `schema_version`, `version_id` and `comfy`"),
-        ("\u{feff}null", "v.json: found null; expected a spec: an object with `schema_version`, `version_id` and `comfy`"),
+        (
+            "{\n  \"a\": 1,\n  \"b\": {\"x\": 1, \"x\": 2}\n}",
+            "v.json:3:17: not valid JSON: the key \"x\" stands twice in one object",
+        ),
+        (
+            "[]",
+            "v.json: found an empty list; expected a spec: an object with `schema_version`, `version_id` and `comfy`",
+        ),
+        (
+            "\u{feff}null",
+            "v.json: found null; expected a spec: an object with `schema_version`, `version_id` and `comfy`",
+        ),
     ] {
         assert_eq!(parse(text.to_owned()).unwrap_err().to_string(), expected);
     }

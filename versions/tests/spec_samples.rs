@@ -14,7 +14,12 @@ fn file(name: &str) -> PathBuf {
 fn parse(name: &str, options: ReadOptions) -> Result<SpecDocument, SpecError> {
     let path = file(name);
     let id = VersionId::new(path.file_stem().unwrap().to_str().unwrap()).unwrap();
-    SpecDocument::parse(fs::read_to_string(&path).unwrap(), Origin::Named(name.to_owned()), Some(&id), options)
+    SpecDocument::parse(
+        fs::read_to_string(&path).unwrap(),
+        Origin::Named(name.to_owned()),
+        Some(&id),
+        options,
+    )
 }
 
 fn warnings(document: &SpecDocument) -> Vec<String> {
@@ -93,10 +98,14 @@ fn every_field_is_read() {
     let spec = document.spec();
     assert_eq!(warnings(&document), [""; 0]);
     assert_eq!(spec.comfy.revision, Revision::Name("v0.3.64".to_owned()));
-    let nodes: Vec<_> = spec.custom_nodes.iter().map(|n| (n.path.to_string(), n.install_requirements)).collect();
+    let nodes: Vec<_> =
+        spec.custom_nodes.iter().map(|n| (n.path.to_string(), n.install_requirements)).collect();
     assert_eq!(
         nodes,
-        [("custom_nodes/ComfyUI-VideoHelperSuite".to_owned(), true), ("custom_nodes/Wav2Lip".to_owned(), false)]
+        [
+            ("custom_nodes/ComfyUI-VideoHelperSuite".to_owned(), true),
+            ("custom_nodes/Wav2Lip".to_owned(), false)
+        ]
     );
     let models: Vec<String> = spec.models.iter().map(|m| format!("{} <- {}", m.path, m.source)).collect();
     assert_eq!(
