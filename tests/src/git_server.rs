@@ -29,8 +29,7 @@ pub enum Wants {
     Any,
 }
 
-/// The configuration file that the git programs of one server read as the person's. Settings in the environment would
-/// not do: git takes those away where it starts a program for another repository.
+/// The configuration file that the git programs of one server read as the person's.
 #[derive(Clone)]
 struct Settings(Arc<NamedTempFile>);
 
@@ -42,11 +41,12 @@ impl Settings {
     }
 
     fn set(&self, wants: Wants) {
-        let text = format!(
-            "[uploadpack]\n\tallowReachableSHA1InWant = {}\n\tallowAnySHA1InWant = {}\n",
-            wants == Wants::Reachable,
-            wants == Wants::Any
-        );
+        // Only what is true: a false for "any" takes "reachable" away too.
+        let text = match wants {
+            Wants::Advertised => "",
+            Wants::Reachable => "[uploadpack]\n\tallowReachableSHA1InWant = true\n",
+            Wants::Any => "[uploadpack]\n\tallowAnySHA1InWant = true\n",
+        };
         std::fs::write(self.0.path(), text).expect("writing a temporary file");
     }
 
