@@ -4,9 +4,10 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use cvs_store::{ManifestId, RootRef, RootSource};
 use cvs_versions::SpecError;
-use cvs_versions::spec::{NewSpec, ReadOptions, SpecDocument, VersionId, VersionsDir};
-use serde_json::json;
+use cvs_versions::spec::{Lock, LockedRepo, NewSpec, ReadOptions, SpecDocument, VersionId, VersionsDir};
+use serde_json::{Map, json};
 
 fn id(text: &str) -> VersionId {
     VersionId::new(text).unwrap()
@@ -168,6 +169,32 @@ fn links_permissions_and_leftovers() {
     assert!(fs::read_to_string(&elsewhere).unwrap().contains("\"v2\""));
     assert_eq!(fs::metadata(&elsewhere).unwrap().permissions().mode() & 0o777, 0o640);
     assert_eq!(names(dir.path()), [".cvs-lock", "a.json"]);
+}
+
+#[test]
+fn the_manifests_of_every_lock_are_roots() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = VersionsDir::new(temp.path());
+    dir.publish(&mut new("a")).unwrap();
+    let mut locked = new("b");
+    let manifest = ManifestId::from_bytes([7; 32]);
+    locked
+        .set_lock(Some(&Lock::new(LockedRepo {
+            repo: "https://h/o/ComfyUI".to_owned(),
+            requested: None,
+            commit: "a".repeat(40),
+            manifest: Some(manifest),
+            extra: Map::new(),
+        })))
+        .unwrap();
+    dir.publish(&mut locked).unwrap();
+    let root = |name: &str, manifests: &[ManifestId]| RootRef {
+        name: name.to_owned(),
+        manifests: manifests.to_vec(),
+    };
+    assert_eq!(RootSource::roots(&dir).unwrap(), [root("a", &[]), root("b", &[manifest])]);
+    fs::write(dir.file_of(&id("c")), "{").unwrap();
+    assert!(RootSource::roots(&dir).unwrap_err().to_string().contains("c.json:1:1: not valid JSON"));
 }
 
 #[test]

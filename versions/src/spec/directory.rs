@@ -8,6 +8,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use cvs_store::{RootRef, RootSource};
+
 use super::document::{self, SpecDocument};
 use super::id::VersionId;
 use super::lock::Lock;
@@ -195,6 +197,17 @@ impl VersionsDir {
                 let _ = fs::remove_file(entry.path());
             }
         }
+    }
+}
+
+/// What garbage collection keeps for the versions of this directory: every manifest that a lock names.
+impl RootSource for VersionsDir {
+    fn roots(&self) -> Result<Vec<RootRef>, Box<dyn std::error::Error + Send + Sync>> {
+        let to_ref = |root: SpecRoot| RootRef {
+            name: root.id.to_string(),
+            manifests: root.lock.iter().flat_map(Lock::manifests).collect(),
+        };
+        Ok(self.roots()?.into_iter().map(to_ref).collect())
     }
 }
 
