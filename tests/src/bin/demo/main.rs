@@ -10,7 +10,7 @@ mod story;
 
 use std::process::ExitCode;
 
-use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -33,17 +33,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Takes SIGINT and SIGTERM away from this process, so that it lives to unmount. A child starts with an empty mask
-/// and ends by them as usual; SIGTERM, which does not reach children, is honoured at the next command.
+/// SIGINT and SIGTERM do not end this process, so that it lives to unmount. The programs that it starts get SIGINT from
+/// the terminal too and end by it; for those that do not, the next command of the show sees that it was interrupted.
 fn survive_interrupts() {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    // Before any thread starts: the mask is inherited by all of them.
-    signals.thread_block().expect("blocking signals");
-    std::thread::spawn(move || {
-        while signals.wait().is_ok() {
-            stage::interrupt();
-        }
-    });
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, stage::interrupted()).expect("handling a signal");
+    }
 }

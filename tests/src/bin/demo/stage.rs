@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use cvs_tests::{Output, TestEnvironment};
@@ -12,11 +13,10 @@ use cvs_tests::{Output, TestEnvironment};
 /// A repository of the network, and a model over it, may take their time.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Lets the next command fail instead of running.
-pub(crate) fn interrupt() {
-    INTERRUPTED.store(true, Ordering::SeqCst);
+/// The flag that lets the next command fail instead of running.
+pub(crate) fn interrupted() -> Arc<AtomicBool> {
+    static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+    Arc::clone(&INTERRUPTED)
 }
 
 /// The environment that everything is shown in.
@@ -43,7 +43,7 @@ impl Stage {
 
     /// The same, for a command that must end with `code`.
     pub(crate) fn cvs_code(&self, code: i32, args: &[&str]) -> (Output, Duration) {
-        assert!(!INTERRUPTED.load(Ordering::SeqCst), "interrupted");
+        assert!(!interrupted().load(Ordering::SeqCst), "interrupted");
         println!("$ cvs {}", self.shown(&args.iter().map(|arg| quoted(arg)).collect::<Vec<_>>().join(" ")));
         let start = Instant::now();
         let output = self.environment.cvs(args).deadline(DEADLINE).output();

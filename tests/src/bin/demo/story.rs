@@ -36,7 +36,7 @@ struct World {
 pub(crate) fn tell(repo: Option<String>) {
     let mut stage = Stage::new();
     let world = World::make(&stage, repo);
-    let demo = stage.environment.path("mnt/demo");
+    let demo = stage.environment.path("mnt/portrait");
     let next = stage.environment.path("mnt/next");
     for dir in [&demo, &next] {
         fs::create_dir_all(dir).unwrap_or_else(|error| panic!("making {}: {error}", dir.display()));
@@ -99,14 +99,14 @@ fn create(stage: &mut Stage, world: &World) {
         "--models",
         "models.json",
     ]);
-    stage.cvs(&["validate", "demo"]);
+    stage.cvs(&["validate", "portrait"]);
     stage.remember(format!("created from three repositories, a submodule and two models in {}", time(took)));
 }
 
 /// Mounts, runs the program from the mountpoint, and returns the bytes of the picture that it made.
 fn run_from_mount(stage: &mut Stage, world: &World, demo: &Path) -> Vec<u8> {
     stage.heading("Mount it and run it from there");
-    let took = stage.cvs(&["mount", "demo", "mnt/demo"]);
+    let took = stage.cvs(&["mount", "portrait", "mnt/portrait"]);
     stage.cvs(&["mounts"]);
     let shown = files(demo);
     let logical: u64 = shown.values().sum();
@@ -134,16 +134,16 @@ fn run_from_mount(stage: &mut Stage, world: &World, demo: &Path) -> Vec<u8> {
 
 fn outputs_stay(stage: &Stage, demo: &Path, picture: &[u8]) {
     stage.heading("What it wrote outlives the mount");
-    stage.cvs(&["umount", "mnt/demo"]);
+    stage.cvs(&["umount", "mnt/portrait"]);
     stage.check("the mountpoint is empty", files(demo).is_empty());
-    stage.cvs(&["mount", "demo", "mnt/demo"]);
+    stage.cvs(&["mount", "portrait", "mnt/portrait"]);
     stage.check("the picture is there again, byte for byte", read(&demo.join(OUTPUT)) == picture);
 }
 
 fn clone_and_change(stage: &mut Stage, world: &World, demo: &Path, next: &Path) {
     stage.heading("Clone it, change one node, use both at once");
     let before = space(&stage.environment.home().join("objects"));
-    let took = stage.cvs(&["clone", "demo", "next"]);
+    let took = stage.cvs(&["clone", "portrait", "next"]);
     stage.remember(format!("cloned in {}", time(took)));
     let commit = world.repositories.commit_id("plain", "v0.2.0");
     edit_node(&stage.environment.home().join("versions/next.json"), "plain", &commit);
@@ -186,7 +186,7 @@ fn take_back(stage: &mut Stage, before: &BTreeSet<String>) {
 
 fn damage(stage: &Stage) {
     stage.heading("Damage the store");
-    stage.cvs(&["umount", "demo"]);
+    stage.cvs(&["umount", "portrait"]);
     let blobs = stage.environment.home().join("objects/blob");
     let (largest, size) =
         files(&blobs).into_iter().max_by_key(|(_, size)| *size).expect("a store with blobs in it");
