@@ -29,10 +29,15 @@ impl Python {
         let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("comfyui");
         let mut lists = vec![templates.join("core/requirements.txt")];
         lists.extend(nodes.iter().map(|name| templates.join("nodes").join(name).join("requirements.txt")));
+        Python::with_requirements(&lists)
+    }
+
+    /// With what these requirements files list, each as pip reads it.
+    pub fn with_requirements(lists: &[PathBuf]) -> Result<Python, Missing> {
         let interpreter = interpreter()?;
         let mut digest = Sha256::new();
         digest.update(&interpreter);
-        for list in &lists {
+        for list in lists {
             digest
                 .update(fs::read(list).unwrap_or_else(|error| panic!("reading {}: {error}", list.display())));
         }
@@ -44,7 +49,7 @@ impl Python {
         lock.lock().expect("locking a file of one's own");
         let whole = python.dir.join("whole");
         if !whole.exists() {
-            python.make(&lists)?;
+            python.make(lists)?;
             fs::write(&whole, interpreter).expect("writing into the environment");
         }
         Ok(python)
