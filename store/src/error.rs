@@ -100,6 +100,16 @@ pub enum StoreError {
     /// A blob is not in the store.
     #[error("blob {0} is not in the store")]
     MissingBlob(BlobId),
+    /// A blob has another size than the manifest says that lists it.
+    #[error("blob {id} has {found} bytes, and is listed with {listed}")]
+    WrongSize {
+        /// The blob.
+        id: BlobId,
+        /// The size in the manifest.
+        listed: u64,
+        /// The size of what is in the store or staged.
+        found: u64,
+    },
     /// A manifest is not in the store.
     #[error("manifest {0} is not in the store")]
     MissingManifest(ManifestId),
@@ -177,7 +187,8 @@ pub(crate) fn write_error(op: &'static str, path: &Path, needed: u64, source: io
     if !out_of_space(&source) {
         return StoreError::io(op, path, source);
     }
-    let directory = path.parent().unwrap_or(path);
+    // The path itself may be gone by now.
+    let directory = path.ancestors().find(|dir| dir.is_dir()).unwrap_or(path);
     let available =
         rustix::fs::statvfs(directory).map(|s| s.f_bavail.saturating_mul(s.f_frsize)).unwrap_or(0);
     StoreError::NoSpace { path: directory.to_owned(), needed, available }

@@ -3,19 +3,19 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use rayon::prelude::*;
-use rustix::fs::FlockOperation;
 
 use crate::error::StoreError;
 use crate::gc::{RootSource, list_objects};
+use crate::hash::hash_file;
 use crate::id::{BlobId, ManifestId};
 use crate::layout::Key;
-use crate::store::Store;
+use crate::store::{Hold, Store};
+use crate::txn::Stamp;
+use rayon::prelude::*;
 
 /// An object, for reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -131,7 +131,12 @@ pub enum FsckEvent {
         /// Their bytes.
         bytes: u64,
     },
-    /// One object of this many bytes was read.
+    /// So many more bytes were read, of whichever object.
+    Read {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// One object of this many bytes is done.
     Checked {
         /// Its size.
         bytes: u64,
@@ -168,22 +173,23 @@ impl Fsck<'_> {
         let bytes = objects.iter().map(|(_, size)| size).sum();
         (self.progress)(FsckEvent::Found { objects: objects.len() as u64, bytes });
 
-        let damaged: Vec<(Key, DamageKind)> = objects
-            .par_iter()
-            .filter_map(|(key, size)| {
-                if self.cancel.load(Ordering::Relaxed) {
-                    return None;
-                }
-                let verdict = self.check(*key, *size);
-                (self.progress)(FsckEvent::Checked { bytes: *size });
-                verdict.map(|kind| (*key, kind))
-            })
-            .collect();
+        let checked = objects.par_iter().map_init(Vec::new, |buffer, (key, size)| {
+            if self.cancel.load(Ordering::Relaxed) {
+                return None;
+            }
+            let stamp = self.stamp(*key);
+            let verdict = self.check(*key, *size, buffer);
+            (self.progress)(FsckEvent::Checked { bytes: *size });
+            verdict.map(|kind| (*key, kind, stamp))
+        });
+        let damaged: Vec<(Key, DamageKind, Option<Stamp>)> = checked.flatten_iter().collect();
         if self.cancel.load(Ordering::Relaxed) {
             return Err(StoreError::Interrupted);
         }
+        let stamps: HashMap<ObjectRef, Option<Stamp>> =
+            damaged.iter().map(|(key, _, stamp)| (ObjectRef::of(*key), *stamp)).collect();
         let mut broken: BTreeMap<ObjectRef, DamageKind> =
-            damaged.into_iter().map(|(key, kind)| (ObjectRef::of(key), kind)).collect();
+            damaged.into_iter().map(|(key, kind, _)| (ObjectRef::of(key), kind)).collect();
         let present: HashSet<Key> = objects.iter().map(|(key, _)| *key).collect();
         let (roots, hurts) = self.follow_roots(&present, &mut broken)?;
         let index = self.check_index(&present, &broken);
@@ -192,8 +198,10 @@ impl Fsck<'_> {
         for (object, kind) in broken {
             let mut quarantined = None;
             if self.quarantine && kind != DamageKind::Missing {
-                let _alone = self.store.lock(FlockOperation::LockExclusive)?;
-                if layout.set_aside(object.key())? {
+                let _alone = self.store.lock(Hold::Alone)?;
+                // A transaction may have put a sound object in its place by now.
+                let same = stamps.get(&object).is_some_and(|then| *then == self.stamp(object.key()));
+                if same && layout.set_aside(object.key())? {
                     quarantined = Some(layout.quarantine().join(object.key().relative()));
                 }
             }
@@ -204,18 +212,33 @@ impl Fsck<'_> {
         Ok(FsckReport { blobs: objects.len() as u64 - manifests, manifests, bytes, roots, damage, index })
     }
 
-    fn check(&self, key: Key, size: u64) -> Option<DamageKind> {
+    fn stamp(&self, key: Key) -> Option<Stamp> {
+        fs::symlink_metadata(self.store.layout().object(key)).ok().map(|metadata| Stamp::of(&metadata))
+    }
+
+    fn check(&self, key: Key, size: u64, buffer: &mut Vec<u8>) -> Option<DamageKind> {
         let path = self.store.layout().object(key);
+        let tell = |bytes| {
+            (self.progress)(FsckEvent::Read { bytes });
+            match self.cancel.load(Ordering::Relaxed) {
+                // Whatever comes of this object, the check ends with `StoreError::Interrupted`.
+                true => Err(io::ErrorKind::Interrupted.into()),
+                false => Ok(()),
+            }
+        };
         match key {
-            Key::Blob(id) => match hash_file(&path, size) {
-                Ok(found) if found == BlobId::from_bytes(id) => None,
-                Ok(_) => Some(DamageKind::WrongBytes { size }),
-                // A collection that runs beside us took it: nothing needs it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-                Err(error) => Some(DamageKind::Unreadable { error: error.to_string() }),
-            },
+            Key::Blob(id) => {
+                match File::open(path).and_then(|mut file| hash_file(&mut file, size, buffer, &tell)) {
+                    Ok((found, _)) if found == BlobId::from_bytes(id) => None,
+                    Ok((_, size)) => Some(DamageKind::WrongBytes { size }),
+                    // A collection that runs beside us took it: nothing needs it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                    Err(error) => Some(DamageKind::Unreadable { error: error.to_string() }),
+                }
+            }
             Key::Manifest(id) => match self.store.manifest(&ManifestId::from_bytes(id)) {
                 Ok(manifest) => {
+                    (self.progress)(FsckEvent::Read { bytes: size });
                     manifest.check().err().map(|e| DamageKind::Malformed { error: e.to_string() })
                 }
                 Err(StoreError::MissingManifest(_)) => None,
@@ -312,26 +335,13 @@ impl Fsck<'_> {
     }
 }
 
-/// Files up to this size are read in one go; larger ones are mapped and hashed by all cores.
-const MAP_FROM: u64 = 4 << 20;
-
-/// The BLAKE3 of a file of about `size` bytes.
-fn hash_file(path: &Path, size: u64) -> io::Result<BlobId> {
-    let mut hasher = blake3::Hasher::new();
-    if size >= MAP_FROM {
-        hasher.update_mmap_rayon(path)?;
-    } else {
-        hasher.update_reader(File::open(path)?)?;
-    }
-    Ok(BlobId::from_bytes(*hasher.finalize().as_bytes()))
-}
-
 impl Store {
     /// Reads a blob and tells whether its bytes have its id; none when it is not there.
     pub fn verify_blob(&self, id: &BlobId) -> Result<Option<bool>, StoreError> {
         let Some(size) = self.blob_size(id)? else { return Ok(None) };
-        let path = self.blob_path(id);
-        let found = hash_file(&path, size).map_err(|e| StoreError::io("read", path, e))?;
+        let mut file = self.open_blob(id)?;
+        let hashed = hash_file(&mut file, size, &mut Vec::new(), &|_| Ok(()));
+        let (found, _) = hashed.map_err(|e| StoreError::io("read", self.blob_path(id), e))?;
         Ok(Some(found == *id))
     }
 }

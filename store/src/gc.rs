@@ -1,9 +1,9 @@
 //! Garbage collection in two phases.
 //!
 //! *Mark*, without a lock: everything that specs, mounts and transactions reach is kept; whatever else lies under
-//! `objects/` is a candidate. *Sweep*, under the exclusive lock: the roots are read again, candidates that became
-//! reachable are spared, the rest moves to `trash/<time>/`. A later hit takes an object back from there. Batches
-//! older than the grace are deleted.
+//! `objects/` is a candidate. *Sweep*, with the store's lock held alone, a few thousand objects at a time: the roots
+//! are read again, candidates that became reachable are spared, the rest moves to `trash/<time>-…/`. A later hit takes
+//! an object back from there. Batches older than the grace are deleted, and so are downloads that nobody goes on with.
 //!
 //! An unreadable root stops everything: what cannot be read may keep anything alive.
 
@@ -13,15 +13,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags};
+use rustix::fs::{CWD, RenameFlags};
 
-use crate::error::StoreError;
+use crate::error::{StoreError, write_error};
 use crate::id::{BlobId, ManifestId};
 use crate::layout::{self, Key, Layout};
 use crate::lease;
-use crate::store::Store;
+use crate::partial;
+use crate::store::{Hold, Store};
 
-/// Something outside of the store that keeps manifests alive: a version's spec.
+/// Objects moved under one hold of the store's lock.
+const SWEEP_CHUNK: usize = 4096;
+
+/// Something outside of the store that keeps manifests alive: a version's spec. A manifest that is named here and
+/// cannot be read stops gc, also when it is missing: a lock that came from elsewhere and of which nothing was ever
+/// fetched is no root yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootRef {
     /// Its name for people.
@@ -48,6 +54,8 @@ pub struct Gc<'a> {
 pub struct GcPlan {
     /// Objects that nothing reaches, with their sizes.
     garbage: Vec<(Key, u64)>,
+    /// Manifests whose blobs were found reachable, and so are no garbage: the second phase need not read them again.
+    marked: HashSet<Key>,
     /// Objects that something reaches.
     pub live_objects: u64,
     /// Their bytes.
@@ -56,6 +64,10 @@ pub struct GcPlan {
     pub expired_objects: u64,
     /// Their bytes.
     pub expired_bytes: u64,
+    /// Files of downloads that were given up.
+    pub partial_files: u64,
+    /// Their bytes.
+    pub partial_bytes: u64,
 }
 
 impl GcPlan {
@@ -88,6 +100,10 @@ pub struct GcStats {
     pub deleted_objects: u64,
     /// Their bytes, now free.
     pub deleted_bytes: u64,
+    /// Files of downloads that were given up, deleted.
+    pub partial_files: u64,
+    /// Their bytes, now free.
+    pub partial_bytes: u64,
 }
 
 impl<'a> Gc<'a> {
@@ -102,7 +118,7 @@ impl<'a> Gc<'a> {
         // Listed before marking: an object that appears later is none of our business.
         let mut objects = Vec::new();
         list_objects(layout, &layout.objects(), |key, size| objects.push((key, size)))?;
-        let live = self.mark()?;
+        let live = self.mark(&HashSet::new())?;
         let mut plan = GcPlan::default();
         for (key, size) in objects {
             if live.contains(&key) {
@@ -113,6 +129,11 @@ impl<'a> Gc<'a> {
             }
         }
         plan.garbage.sort_unstable();
+        plan.marked = live.into_iter().filter(|key| matches!(key, Key::Manifest(_))).collect();
+        for stale in partial::stale(&layout.partial())? {
+            plan.partial_files += stale.files.len() as u64;
+            plan.partial_bytes += stale.bytes;
+        }
         for (batch, age) in trash_batches(layout)? {
             if age >= self.grace {
                 list_objects(layout, &batch, |_, size| {
@@ -124,16 +145,17 @@ impl<'a> Gc<'a> {
         Ok(plan)
     }
 
-    /// Phase two. `checkpoint` is called between the steps (tests cut the power there).
+    /// Phase two: does what `plan` says, except for what became reachable since.
     pub fn execute(&self, plan: &GcPlan) -> Result<GcStats, StoreError> {
         let layout = self.store.layout();
         let mut stats = GcStats::default();
-        if !plan.garbage.is_empty() {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let batch = layout.trash().join(format!("{}-{}", now.as_secs(), std::process::id()));
-            let _alone = self.store.lock(FlockOperation::LockExclusive)?;
-            let live = self.mark()?;
-            for (key, size) in &plan.garbage {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let batch = format!("{}-{}-{}", now.as_secs(), std::process::id(), layout::unique());
+        let batch = layout.trash().join(batch);
+        for chunk in plan.garbage.chunks(SWEEP_CHUNK) {
+            let _alone = self.store.lock(Hold::Alone)?;
+            let live = self.mark(&plan.marked)?;
+            for (key, size) in chunk {
                 if live.contains(key) {
                     stats.spared_objects += 1;
                 } else if move_object(&layout.object(*key), &batch.join(key.relative()))? {
@@ -161,11 +183,18 @@ impl<'a> Gc<'a> {
             }
             let _ = fs::remove_dir_all(&batch);
         }
+        for stale in partial::stale(&layout.partial())? {
+            if let Some(bytes) = stale.remove()? {
+                stats.partial_files += stale.files.len() as u64;
+                stats.partial_bytes += bytes;
+            }
+        }
         Ok(stats)
     }
 
-    fn mark(&self) -> Result<HashSet<Key>, StoreError> {
-        let mut live = HashSet::new();
+    /// Everything that is reachable, except the blobs of the manifests in `known`.
+    fn mark(&self, known: &HashSet<Key>) -> Result<HashSet<Key>, StoreError> {
+        let mut live = known.clone();
         // Leases first: a transaction publishes its spec before it ends, so whoever is gone by now is among the roots.
         let layout = self.store.layout();
         for parent in [layout.staging(), layout.leases()] {
@@ -243,7 +272,7 @@ pub(crate) fn list_objects(
 }
 
 /// The batches of the trash with their ages, oldest first.
-fn trash_batches(layout: &Layout) -> Result<Vec<(PathBuf, Duration)>, StoreError> {
+pub(crate) fn trash_batches(layout: &Layout) -> Result<Vec<(PathBuf, Duration)>, StoreError> {
     let trash = layout.trash();
     let entries = match fs::read_dir(&trash) {
         Ok(entries) => entries,
@@ -275,7 +304,7 @@ pub(crate) fn restore(layout: &Layout, key: Key) -> Result<bool, StoreError> {
 
 /// Renames an object, making the directory it goes to; false when there is no such object.
 fn move_object(from: &Path, to: &Path) -> Result<bool, StoreError> {
-    let failed = |error: io::Error| StoreError::io("move", from, error);
+    let failed = |error: io::Error| write_error("move", from, 4096, error);
     let rename =
         || rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::empty()).map_err(io::Error::from);
     match rename() {

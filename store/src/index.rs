@@ -115,15 +115,25 @@ impl Index {
 
     /// Forgets what it knows of these objects.
     pub(crate) fn forget(&self, blobs: &[[u8; 32]], manifests: &[[u8; 32]]) {
+        if blobs.is_empty() && manifests.is_empty() {
+            return;
+        }
         self.run(|db| {
+            // One pass over each table, however many there are.
             let batch = db.unchecked_transaction()?;
-            for blob in blobs {
-                batch.execute("DELETE FROM git WHERE blob = ?1", [blob])?;
-                batch.execute("DELETE FROM sha256 WHERE blob = ?1", [blob])?;
+            batch.execute_batch("CREATE TEMP TABLE gone(id BLOB PRIMARY KEY) WITHOUT ROWID")?;
+            {
+                let mut insert = batch.prepare("INSERT OR IGNORE INTO gone VALUES (?1)")?;
+                for id in blobs.iter().chain(manifests) {
+                    insert.execute([id])?;
+                }
             }
-            for manifest in manifests {
-                batch.execute("DELETE FROM source WHERE manifest = ?1", [manifest])?;
-            }
+            batch.execute_batch(
+                "DELETE FROM git WHERE blob IN (SELECT id FROM gone);
+                 DELETE FROM sha256 WHERE blob IN (SELECT id FROM gone);
+                 DELETE FROM source WHERE manifest IN (SELECT id FROM gone);
+                 DROP TABLE gone;",
+            )?;
             batch.commit()
         });
     }

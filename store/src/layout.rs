@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::StoreError;
+use crate::error::{StoreError, write_error};
 use crate::id::{BlobId, ManifestId};
 
 /// The store format that this program reads and writes.
@@ -75,6 +75,10 @@ impl Layout {
     pub(crate) fn lock_file(&self) -> PathBuf {
         self.home.join("lock")
     }
+    /// See [`crate::store::Store::lock`].
+    pub(crate) fn gate_file(&self) -> PathBuf {
+        self.home.join("gate")
+    }
     pub(crate) fn objects(&self) -> PathBuf {
         self.home.join("objects")
     }
@@ -89,6 +93,10 @@ impl Layout {
     }
     pub(crate) fn staging(&self) -> PathBuf {
         self.home.join("staging")
+    }
+    /// Unfinished downloads, which belong to whoever downloads.
+    pub(crate) fn partial(&self) -> PathBuf {
+        self.home.join("staging/partial")
     }
     pub(crate) fn leases(&self) -> PathBuf {
         self.home.join("run/leases")
@@ -129,12 +137,12 @@ pub(crate) fn id_of_name(byte: u8, name: &str) -> Option<[u8; 32]> {
 
 /// Makes a directory and its parents; that it exists already is fine.
 pub(crate) fn make_dir(path: &Path) -> Result<(), StoreError> {
-    fs::create_dir_all(path).map_err(|e| StoreError::io("create directory", path, e))
+    fs::create_dir_all(path).map_err(|e| write_error("create directory", path, 4096, e))
 }
 
 /// Makes the entries of a directory durable.
 pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|dir| dir.sync_all()).map_err(|e| StoreError::io("sync directory", path, e))
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(|e| write_error("sync directory", path, 4096, e))
 }
 
 /// Publishes a small file: temporary in the same directory, sync, rename, sync of the directory.
@@ -149,7 +157,7 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError>
     })();
     if let Err(error) = written {
         let _ = fs::remove_file(&temporary);
-        return Err(crate::error::write_error("write", path, bytes.len() as u64, error));
+        return Err(write_error("write", path, bytes.len() as u64, error));
     }
     sync_dir(parent)
 }

@@ -23,6 +23,9 @@ use crate::layout::{self, Key};
 
 /// Prefix of a lease directory that is still being made.
 const NEW: &str = ".new-";
+/// Prefix of a lease directory that is being removed. A lease ends by this rename, whole: were its files removed one by
+/// one, a crash in between would leave a directory that nobody can tell from something else.
+const GONE: &str = ".gone-";
 /// After this time an unfinished lease directory was left by a crash.
 const NEW_IS_STALE: Duration = Duration::from_secs(3600);
 
@@ -70,6 +73,8 @@ pub struct Lease {
 
 struct Claims {
     file: File,
+    /// Bytes written: whole records only.
+    len: u64,
     known: HashSet<Key>,
 }
 
@@ -108,7 +113,7 @@ impl Lease {
         })();
         match made {
             Ok((lock, file)) => {
-                let claims = Mutex::new(Claims { file, known: HashSet::new() });
+                let claims = Mutex::new(Claims { file, len: 0, known: HashSet::new() });
                 Ok(Self { directory, info, _lock: lock, claims })
             }
             Err(error) => {
@@ -142,22 +147,29 @@ impl Lease {
         written.map_err(|e| write_error("write", &path, bytes.len() as u64, e))
     }
 
-    /// Records claims. The caller holds the store's shared lock.
-    pub(crate) fn claim(&self, keys: impl IntoIterator<Item = Key>) -> Result<(), StoreError> {
+    /// Records claims; how many are new. The caller holds the store's lock.
+    pub(crate) fn claim(&self, keys: impl IntoIterator<Item = Key>) -> Result<u64, StoreError> {
         let mut claims = self.claims.lock().unwrap_or_else(|e| e.into_inner());
-        let mut records = Vec::new();
+        let (mut fresh, mut records) = (Vec::new(), Vec::new());
         for key in keys {
             if claims.known.insert(key) {
+                fresh.push(key);
                 records.extend_from_slice(&key.encode());
             }
         }
         if records.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
-        claims
-            .file
-            .write_all(&records)
-            .map_err(|e| write_error("write", &self.directory.join("claims"), records.len() as u64, e))
+        if let Err(error) = claims.file.write_all(&records) {
+            // Half a record would shift all that follow it, and what is not written is not claimed.
+            let _ = claims.file.set_len(claims.len);
+            fresh.iter().for_each(|key| {
+                claims.known.remove(key);
+            });
+            return Err(write_error("write", &self.directory.join("claims"), records.len() as u64, error));
+        }
+        claims.len += records.len() as u64;
+        Ok(fresh.len() as u64)
     }
 
     pub(crate) fn has_claimed(&self, key: Key) -> bool {
@@ -167,8 +179,18 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
+        remove(&self.directory);
     }
+}
+
+/// Ends a lease: at once for those who look, then its files go.
+fn remove(directory: &Path) {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    let gone = directory.with_file_name(format!("{GONE}{name}"));
+    let _ = match fs::rename(directory, &gone) {
+        Ok(()) => fs::remove_dir_all(gone),
+        Err(_) => fs::remove_dir_all(directory),
+    };
 }
 
 /// The claims of every living lease below `parent`; those of the dead are removed.
@@ -199,6 +221,10 @@ pub(crate) fn living(parent: &Path) -> Result<Vec<LeaseInfo>, StoreError> {
     for entry in entries {
         let entry = entry.map_err(|e| StoreError::io("list", parent, e))?;
         let directory = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(GONE.as_bytes()) {
+            let _ = fs::remove_dir_all(&directory);
+            continue;
+        }
         if entry.file_name().as_encoded_bytes().starts_with(NEW.as_bytes()) {
             let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
             if age.is_some_and(|age| age > NEW_IS_STALE) {
@@ -221,7 +247,7 @@ pub(crate) fn living(parent: &Path) -> Result<Vec<LeaseInfo>, StoreError> {
         let unlocked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
         if unlocked && !info.as_ref().is_some_and(holder_lives) {
             // The lock is held while the remains go, so that two cleaners do not meet in them.
-            let _ = fs::remove_dir_all(&directory);
+            remove(&directory);
             continue;
         }
         match info {

@@ -7,23 +7,26 @@
 //! *Invariants.* Bytes are durable before a name under `objects/` shows them. "Already present" is a promise only
 //! under a transaction. Liveness is decided from objects and roots alone, never from the index.
 
+mod commit;
 mod error;
 mod fsck;
 mod gc;
+mod hash;
 mod id;
 mod index;
 mod layout;
 mod lease;
 mod manifest;
+mod partial;
 mod relpath;
 mod store;
-mod sys;
 mod tree;
 mod txn;
 mod usage;
 mod view;
 mod writer;
 
+pub use commit::CommitStats;
 pub use error::{ManifestError, ParseIdError, PathError, StoreError};
 pub use fsck::{Damage, DamageKind, Fsck, FsckEvent, FsckReport, IndexState, ObjectRef};
 pub use gc::{Gc, GcPlan, GcStats, RootRef, RootSource};
@@ -34,7 +37,7 @@ pub use manifest::{Entry, EntryKind, Manifest, ManifestBuilder, Walk};
 pub use relpath::{NAME_MAX, PATH_LIMIT, RelPath, check_name};
 pub use store::Store;
 pub use tree::{TreeOptions, TreeStats};
-pub use txn::{CommitStats, Transaction};
+pub use txn::Transaction;
 pub use usage::{Usage, VersionUsage, usage};
 pub use view::{ComposeError, Graft, LowerEntry, LowerId, View, content_mtime};
 pub use writer::{BlobWriter, Intake, StoredBlob};

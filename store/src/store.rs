@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
 
-use crate::error::StoreError;
+use crate::error::{StoreError, write_error};
 use crate::id::{BlobId, ManifestId};
 use crate::index::Index;
 use crate::layout::{self, Key, Layout};
 use crate::lease::{Lease, LeaseInfo, LeaseKind};
 use crate::manifest::Manifest;
-use crate::sys::Bytes;
 use crate::txn::Transaction;
 
 /// A store on disk. Clones share the index connection.
@@ -37,8 +36,12 @@ impl Store {
         let home = fs::canonicalize(home).map_err(|e| StoreError::io("resolve", home, e))?;
         let layout = Layout { home };
         check_format(&layout)?;
-        for dir in [layout.objects().join("blob"), layout.objects().join("manifest")] {
-            layout::make_dir(&dir)?;
+        let objects = layout.objects();
+        if !objects.join("manifest").exists() {
+            layout::make_dir(&objects.join("blob"))?;
+            layout::make_dir(&objects.join("manifest"))?;
+            layout::sync_dir(&objects)?;
+            layout::sync_dir(&layout.home)?;
         }
         for dir in [layout.staging(), layout.leases()] {
             layout::make_dir(&dir)?;
@@ -78,7 +81,7 @@ impl Store {
         info: serde_json::Value,
     ) -> Result<Lease, StoreError> {
         let lease = Lease::create(&self.inner.layout.leases(), kind, label, info)?;
-        let _shared = self.lock(FlockOperation::LockShared)?;
+        let _shared = self.lock(Hold::Shared)?;
         for id in manifests {
             if !self.layout().object((*id).into()).exists() {
                 return Err(StoreError::MissingManifest(*id));
@@ -93,10 +96,10 @@ impl Store {
         crate::lease::living(&self.inner.layout.leases())
     }
 
-    /// Opens and verifies a manifest.
+    /// Reads and verifies a manifest. It is in memory then, and whatever becomes of the file cannot hurt its reader.
     pub fn manifest(&self, id: &ManifestId) -> Result<Manifest, StoreError> {
         let path = self.inner.layout.object((*id).into());
-        let bytes = match File::open(&path).and_then(|file| Bytes::of_object(&file)) {
+        let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::MissingManifest(*id));
@@ -134,17 +137,41 @@ impl Store {
         Ok(size_of(&self.inner.layout.object((*id).into()))?.is_some())
     }
 
-    /// Takes the store's lock. It is held for moments only: by claims and commits shared, by gc's second phase alone.
-    pub(crate) fn lock(&self, how: FlockOperation) -> Result<File, StoreError> {
-        let path = self.inner.layout.lock_file();
-        let open = || File::options().create(true).write(true).truncate(false).open(&path);
-        let file = open().map_err(|e| StoreError::io("open", &path, e))?;
-        loop {
-            match rustix::fs::flock(&file, how) {
-                Ok(()) => return Ok(file),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(StoreError::io("lock", &path, error)),
-            }
+    /// Takes the store's lock. It is held for moments only: shared by claims and commits, alone by gc's second phase.
+    ///
+    /// The kernel lets those who share a lock pass those who want it alone, so that many short holders could keep gc
+    /// out for ever. Hence a gate before it: who wants the lock alone closes the gate while it waits. No thread of
+    /// rayon's pool may be needed while the lock is held alone, for all of them may be waiting for it.
+    pub(crate) fn lock(&self, how: Hold) -> Result<File, StoreError> {
+        let layout = &self.inner.layout;
+        let operation = match how {
+            Hold::Shared => FlockOperation::LockShared,
+            Hold::Alone => FlockOperation::LockExclusive,
+        };
+        let gate = flock(&layout.gate_file(), operation)?;
+        if how == Hold::Shared {
+            drop(gate);
+            return flock(&layout.lock_file(), operation);
+        }
+        flock(&layout.lock_file(), operation)
+    }
+}
+
+/// How the store's lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    Shared,
+    Alone,
+}
+
+fn flock(path: &Path, operation: FlockOperation) -> Result<File, StoreError> {
+    let file = File::options().create(true).write(true).truncate(false).open(path);
+    let file = file.map_err(|e| write_error("open", path, 0, e))?;
+    loop {
+        match rustix::fs::flock(&file, operation) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(StoreError::io("lock", path, error)),
         }
     }
 }
@@ -177,8 +204,12 @@ fn check_format(layout: &Layout) -> Result<(), StoreError> {
             Err(_) => Err(unknown(format!("{:?}", text.trim()))),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if layout.objects().exists() {
+            // Whoever makes a store writes this file first: objects without it are not ours, unless it came just now.
+            if layout.objects().exists() && !path.exists() {
                 return Err(unknown("none, although there are objects".to_owned()));
+            }
+            if path.exists() {
+                return check_format(layout);
             }
             let format = Format { format: layout::FORMAT, features: Vec::new() };
             let text = serde_json::to_string(&format).unwrap_or_default() + "\n";

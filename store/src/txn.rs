@@ -1,22 +1,21 @@
 //! Transactions: how objects enter the store.
 //!
-//! New objects are written to `staging/<transaction>/`, made durable as one batch, renamed into `objects/`, and the
-//! directories they appeared in are made durable before [`Transaction::commit`] returns. Only then may the caller
-//! publish what refers to them; it drops the transaction after that, so that gc sees either the claim or the spec.
+//! New objects are written to `staging/<transaction>/` and become part of the store by [`Transaction::commit`]. Only
+//! then may the caller publish what refers to them; it drops the transaction after that, so that gc sees either the
+//! claim or the spec.
 //!
-//! *Lock order:* the store's lock, then `staged`, then the lease's claims. No lock is held while bytes are hashed or
-//! synced.
+//! *Lock order:* `committing`, the store's lock, `staged`, the lease's claims. No lock is held while bytes are hashed;
+//! only `committing` while they are synced.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
-
-use rustix::fs::{CWD, FlockOperation, RenameFlags};
+use std::time::{Duration, SystemTime};
 
 use crate::error::{StoreError, write_error};
 use crate::gc;
@@ -24,28 +23,30 @@ use crate::id::{BlobId, ManifestId};
 use crate::layout::{self, Key};
 use crate::lease::{Lease, LeaseKind};
 use crate::manifest::{Manifest, ManifestBuilder};
-use crate::store::{Store, size_of};
-use crate::sys::Bytes;
+use crate::store::{Hold, Store, size_of};
 
-/// Up to this many files or directories are synced one by one; more, by one `syncfs`.
-const SYNC_ONE_BY_ONE: usize = 8;
-/// Objects renamed under one hold of the store's lock.
-const COMMIT_CHUNK: usize = 4096;
+/// Hits confirmed under one hold of the store's lock.
+const CLAIM_CHUNK: usize = 1024;
+/// An object whose name is older than this has it on disk: every filesystem writes its journal within seconds.
+const SETTLED: Duration = Duration::from_secs(3600);
 
 /// A batch of objects on its way into the store. All methods may be called from many threads.
 pub struct Transaction {
-    store: Store,
-    lease: Lease,
+    pub(crate) store: Store,
+    pub(crate) lease: Lease,
     staged: Mutex<HashMap<Key, Staged>>,
-    /// Directories under `objects/` that got a name back from the trash.
-    restored: Mutex<BTreeSet<PathBuf>>,
+    /// Directories under `objects/` that hold names this transaction relies on and that may not be on disk yet: names
+    /// taken back from the trash, and names that another transaction made a moment ago.
+    unsettled: Mutex<BTreeSet<PathBuf>>,
     /// Files to be removed once their content is visible here (`Intake::Move`).
-    sources: Mutex<Vec<PathBuf>>,
+    sources: Mutex<Vec<Source>>,
     /// Open since the beginning, so that `syncfs` reports every write error of the batch.
-    root: File,
+    pub(crate) root: File,
     next: AtomicU64,
-    hits: AtomicU64,
-    failed: AtomicBool,
+    pub(crate) hits: AtomicU64,
+    pub(crate) failed: AtomicBool,
+    /// Held by a commit: one that finds nothing staged must not return before another has made it visible.
+    pub(crate) committing: Mutex<()>,
 }
 
 pub(crate) struct Staged {
@@ -57,15 +58,30 @@ pub(crate) struct Staged {
     pub(crate) protect: bool,
 }
 
-/// What a commit did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CommitStats {
-    /// Objects that were new.
-    pub new_objects: u64,
-    /// Their bytes.
-    pub new_bytes: u64,
-    /// Distinct objects that were there already and are now claimed.
-    pub reused_objects: u64,
+/// A file from outside that is removed in the end, if it still is the one that was taken in.
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    pub(crate) stamp: Stamp,
+}
+
+/// What tells a file from another one that took its name, or from itself after a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
+    pub(crate) modified: (i64, i64),
+}
+
+impl Stamp {
+    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
 }
 
 impl Transaction {
@@ -79,12 +95,13 @@ impl Transaction {
             store,
             lease,
             staged: Mutex::default(),
-            restored: Mutex::default(),
+            unsettled: Mutex::default(),
             sources: Mutex::default(),
             root,
             next: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            committing: Mutex::default(),
         })
     }
 
@@ -101,12 +118,14 @@ impl Transaction {
     }
 
     /// The size of a blob when it is in the store or staged here. The hit is claimed: gc keeps the blob for as long as
-    /// the transaction lives.
+    /// the transaction lives. Whoever knows the size should compare it: a blob of another size is damaged, and putting
+    /// its bytes again mends it.
     pub fn has_blob(&self, id: &BlobId) -> Result<Option<u64>, StoreError> {
         self.claim((*id).into())
     }
 
-    /// True when the manifest and every blob it lists are here; all of it is claimed then.
+    /// True when the manifest and every blob it lists are here in their full size; all of it is claimed then. False
+    /// also for a damaged manifest: putting it again mends it.
     pub fn has_manifest(&self, id: &ManifestId) -> Result<bool, StoreError> {
         if self.staged().contains_key(&Key::from(*id)) {
             return Ok(true);
@@ -119,49 +138,69 @@ impl Transaction {
             Err(StoreError::MissingManifest(_) | StoreError::DamagedManifest(_)) => return Ok(false),
             Err(error) => return Err(error),
         };
-        self.has_all_blobs(&manifest).map(|missing| missing.is_none())
+        match self.claim_listed(&manifest) {
+            Ok(()) => Ok(true),
+            Err(StoreError::MissingBlob(_) | StoreError::WrongSize { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
-    /// The first blob of `manifest` that is neither in the store nor staged here; all before it are claimed.
-    fn has_all_blobs(&self, manifest: &Manifest) -> Result<Option<BlobId>, StoreError> {
-        for blob in manifest.blobs() {
-            if self.claim(blob.into())?.is_none() {
-                return Ok(Some(blob));
+    /// Claims every blob of `manifest`; the first that is not here, or not in its full size, is the error.
+    fn claim_listed(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        for chunk in manifest.blob_sizes().chunks(CLAIM_CHUNK) {
+            let _shared = self.store.lock(Hold::Shared)?;
+            let mut found = Vec::with_capacity(chunk.len());
+            for &(id, listed) in chunk {
+                let key = Key::from(id);
+                let staged = self.staged().get(&key).map(|staged| staged.size);
+                let size = match staged {
+                    Some(size) => size,
+                    None => {
+                        found.push(key);
+                        self.find(key)?.ok_or(StoreError::MissingBlob(id))?
+                    }
+                };
+                if size != listed {
+                    return Err(StoreError::WrongSize { id, listed, found: size });
+                }
             }
+            self.record_hits(&found)?;
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Stores `bytes`.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<BlobId, StoreError> {
         let id = BlobId::of(bytes);
-        self.put_object(id.into(), bytes)?;
+        // An object of another size than its content is damaged; the commit puts the right bytes in its place.
+        if self.claim(id.into())? != Some(bytes.len() as u64) {
+            self.stage_bytes(id.into(), bytes)?;
+        }
         Ok(id)
     }
 
-    /// Encodes and stores a manifest.
+    /// Encodes and stores a manifest. One that is in the store with damaged bytes is replaced.
     ///
     /// # Errors
-    /// [`StoreError::MissingBlob`] when it lists a blob that is neither in the store nor staged here.
+    /// [`StoreError::MissingBlob`] or [`StoreError::WrongSize`] when it lists a blob that is neither in the store nor
+    /// staged here, or has another size there.
     pub fn put_manifest(&self, builder: ManifestBuilder) -> Result<ManifestId, StoreError> {
         let bad = |source| StoreError::Manifest { context: self.lease.info().label.clone(), source };
         let bytes = builder.encode().map_err(bad)?;
         let id = ManifestId::of(&bytes);
-        let manifest = Manifest::from_verified(id, Bytes::Owned(bytes)).map_err(bad)?;
+        let manifest = Manifest::from_verified(id, bytes).map_err(bad)?;
         manifest.check().map_err(bad)?;
-        if let Some(missing) = self.has_all_blobs(&manifest)? {
-            return Err(StoreError::MissingBlob(missing));
+        self.claim_listed(&manifest)?;
+        if self.claim(id.into())?.is_none()
+            || (!self.is_staged(id.into()) && self.store.manifest(&id).is_err())
+        {
+            self.stage_bytes(id.into(), manifest.bytes())?;
         }
-        self.put_object(id.into(), manifest.bytes())?;
         Ok(id)
     }
 
-    fn put_object(&self, key: Key, bytes: &[u8]) -> Result<(), StoreError> {
+    fn stage_bytes(&self, key: Key, bytes: &[u8]) -> Result<(), StoreError> {
         let size = bytes.len() as u64;
-        // An object of another size than its content is damaged; the commit puts the right bytes in its place.
-        if self.claim(key)? == Some(size) {
-            return Ok(());
-        }
         let path = self.next_path();
         let written = (|| {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o444).open(&path)?;
@@ -197,9 +236,9 @@ impl Transaction {
         }
     }
 
-    /// Removes `source` at the end of the commit, when its content is durable in the store.
-    pub(crate) fn remove_after_commit(&self, source: &Path) {
-        self.sources.lock().unwrap_or_else(|e| e.into_inner()).push(source.to_owned());
+    /// Removes `path` at the end of the commit, when its content is durable in the store.
+    pub(crate) fn remove_after_commit(&self, path: &Path, stamp: Stamp) {
+        lock(&self.sources).push(Source { path: path.to_owned(), stamp });
     }
 
     /// Claims an object; its size when it is staged, in the store, or was brought back from the trash.
@@ -207,137 +246,78 @@ impl Transaction {
         if let Some(staged) = self.staged().get(&key) {
             return Ok(Some(staged.size));
         }
-        let path = self.store.layout().object(key);
+        let layout = self.store.layout();
+        let here = size_of(&layout.object(key))?;
         if self.lease.has_claimed(key) {
-            return size_of(&path);
+            return Ok(here);
         }
-        let _shared = self.store.lock(FlockOperation::LockShared)?;
-        let size = match size_of(&path)? {
-            Some(size) => size,
-            None if gc::restore(self.store.layout(), key)? => {
-                let mut restored = self.restored.lock().unwrap_or_else(|e| e.into_inner());
-                restored.extend(path.parent().map(Path::to_owned));
-                match size_of(&path)? {
-                    Some(size) => size,
-                    None => return Ok(None),
-                }
-            }
-            None => return Ok(None),
+        // A miss promises nothing, so that it needs no lock.
+        if here.is_none() && gc::trash_batches(layout)?.is_empty() {
+            return Ok(None);
+        }
+        let _shared = self.store.lock(Hold::Shared)?;
+        let found = self.find(key)?;
+        if found.is_some() {
+            self.record_hits(&[key])?;
+        }
+        Ok(found)
+    }
+
+    /// Looks for an object in the store and in the trash. The caller holds the store's lock, and claims what is found
+    /// before it lets go.
+    fn find(&self, key: Key) -> Result<Option<u64>, StoreError> {
+        let layout = self.store.layout();
+        let path = layout.object(key);
+        let look = || match fs::symlink_metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("look at", &path, error)),
         };
-        self.lease.claim([key])?;
-        self.hits.fetch_add(1, Ordering::Relaxed);
-        Ok(Some(size))
+        let metadata = match look()? {
+            Some(metadata) => Some(metadata),
+            None if gc::restore(layout, key)? => look()?,
+            None => None,
+        };
+        let Some(metadata) = metadata else { return Ok(None) };
+        // A rename moves the time of change. A name that is not on disk yet was made by a transaction that has not
+        // ended, or died: who relies on it has to sync it.
+        let changed =
+            SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(metadata.ctime()).unwrap_or(0));
+        if changed.elapsed().is_ok_and(|age| age > SETTLED) {
+            return Ok(Some(metadata.len()));
+        }
+        lock(&self.unsettled).extend(path.ancestors().skip(1).take(2).map(Path::to_owned));
+        Ok(Some(metadata.len()))
     }
 
-    fn staged(&self) -> MutexGuard<'_, HashMap<Key, Staged>> {
-        self.staged.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Makes everything staged so far durable, then visible, then durable under its name. The transaction can go on
-    /// after that, and stays a lease on all of it.
-    ///
-    /// # Errors
-    /// After a failed sync nobody can tell what is on disk: the transaction is spent, and every later commit fails too.
-    pub fn commit(&self) -> Result<CommitStats, StoreError> {
-        if self.failed.load(Ordering::Acquire) {
-            let spent = io::Error::other("an earlier write of this transaction failed");
-            return Err(StoreError::io("commit", self.lease.directory(), spent));
-        }
-        self.try_commit().inspect_err(|_| self.failed.store(true, Ordering::Release))
-    }
-
-    fn try_commit(&self) -> Result<CommitStats, StoreError> {
-        let staged: Vec<(Key, Staged)> = std::mem::take(&mut *self.staged()).into_iter().collect();
-        self.sync_files(&staged)?;
-        let mut stats =
-            CommitStats { reused_objects: self.hits.swap(0, Ordering::Relaxed), ..Default::default() };
-        let mut touched = std::mem::take(&mut *self.restored.lock().unwrap_or_else(|e| e.into_inner()));
-        for chunk in staged.chunks(COMMIT_CHUNK) {
-            let _shared = self.store.lock(FlockOperation::LockShared)?;
-            self.lease.claim(chunk.iter().map(|(key, _)| *key))?;
-            for (key, object) in chunk {
-                if self.publish(*key, object, &mut touched)? {
-                    stats.new_objects += 1;
-                    stats.new_bytes += object.size;
-                } else {
-                    stats.reused_objects += 1;
-                }
-            }
-        }
-        if touched.len() > SYNC_ONE_BY_ONE {
-            self.sync_filesystem()?;
-        } else {
-            touched.iter().try_for_each(|dir| layout::sync_dir(dir))?;
-        }
-        for source in std::mem::take(&mut *self.sources.lock().unwrap_or_else(|e| e.into_inner())) {
-            fs::remove_file(&source).map_err(|e| StoreError::io("remove", source, e))?;
-        }
-        Ok(stats)
-    }
-
-    fn sync_files(&self, staged: &[(Key, Staged)]) -> Result<(), StoreError> {
-        let pending: Vec<&Staged> = staged.iter().map(|(_, s)| s).filter(|s| !s.durable).collect();
-        if pending.len() > SYNC_ONE_BY_ONE {
-            return self.sync_filesystem();
-        }
-        for object in pending {
-            let synced = File::open(&object.path).and_then(|file| file.sync_data());
-            synced.map_err(|e| write_error("sync", &object.path, object.size, e))?;
-        }
+    fn record_hits(&self, keys: &[Key]) -> Result<(), StoreError> {
+        let new = self.lease.claim(keys.iter().copied())?;
+        self.hits.fetch_add(new, Ordering::Relaxed);
         Ok(())
     }
 
-    fn sync_filesystem(&self) -> Result<(), StoreError> {
-        rustix::fs::syncfs(&self.root).map_err(|e| write_error("sync", self.store.home(), 0, e.into()))
+    fn staged(&self) -> MutexGuard<'_, HashMap<Key, Staged>> {
+        lock(&self.staged)
     }
 
-    /// Gives a staged object its name; false when the name was there already.
-    fn publish(
-        &self,
-        key: Key,
-        object: &Staged,
-        touched: &mut BTreeSet<PathBuf>,
-    ) -> Result<bool, StoreError> {
-        let target = self.store.layout().object(key);
-        let failed = |error: io::Error| write_error("publish", &target, object.size, error);
-        let rename = |flags| {
-            rustix::fs::renameat_with(CWD, &object.path, CWD, &target, flags).map_err(io::Error::from)
-        };
-        if object.protect {
-            let locked_away = fs::Permissions::from_mode(0o444);
-            fs::set_permissions(&object.path, locked_away).map_err(failed)?;
-        }
-        let shard = target.parent().unwrap_or(&target);
-        loop {
-            match rename(RenameFlags::NOREPLACE) {
-                Ok(()) => break,
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !shard.exists() => {
-                    match fs::create_dir(shard) {
-                        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                            return Err(failed(error));
-                        }
-                        _ => touched.extend(shard.parent().map(Path::to_owned)),
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    if size_of(&target)? == Some(object.size) {
-                        let _ = fs::remove_file(&object.path);
-                        // Whoever made the name may not have synced it yet, and this commit promises that it is.
-                        touched.insert(shard.to_owned());
-                        return Ok(false);
-                    }
-                    rename(RenameFlags::empty()).map_err(failed)?;
-                    break;
-                }
-                // Some network filesystems know no RENAME_NOREPLACE. Replacing equal bytes by equal bytes is safe.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-                    rename(RenameFlags::empty()).map_err(failed)?;
-                    break;
-                }
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        touched.insert(shard.to_owned());
-        Ok(true)
+    fn is_staged(&self, key: Key) -> bool {
+        self.staged().contains_key(&key)
     }
+
+    pub(crate) fn take_staged(&self) -> Vec<(Key, Staged)> {
+        std::mem::take(&mut *self.staged()).into_iter().collect()
+    }
+
+    pub(crate) fn take_unsettled(&self) -> BTreeSet<PathBuf> {
+        std::mem::take(&mut *lock(&self.unsettled))
+    }
+
+    pub(crate) fn take_sources(&self) -> Vec<Source> {
+        std::mem::take(&mut *lock(&self.sources))
+    }
+}
+
+/// What these mutexes guard is whole whenever they are free: a panic elsewhere is no reason to stop.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }

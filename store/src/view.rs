@@ -187,6 +187,8 @@ impl View {
         }
         for (graft, names) in deeper {
             let Some((first, rest)) = names.split_first() else { continue };
+            hash.update(self.grafts[*graft as usize].manifest.as_bytes());
+            hash.update(&(first.len() as u32).to_le_bytes()).update(first);
             let slot = slots.entry(first.clone()).or_default();
             if rest.is_empty() {
                 slot.layers.push((*graft, 0));
@@ -250,7 +252,7 @@ impl View {
 
     /// The sum of the sizes of all files in bytes.
     pub fn content_bytes(&self) -> u64 {
-        self.manifests.iter().map(Manifest::content_bytes).sum()
+        self.manifests.iter().fold(0, |sum, manifest| sum.saturating_add(manifest.content_bytes()))
     }
 
     /// The root directory.
@@ -270,7 +272,10 @@ impl View {
     fn number(&self, place: Place) -> Option<LowerId> {
         Some(match place {
             Place::Merged(index) => LowerId(index),
-            Place::Entry { graft, index } => LowerId(self.bases.get(graft as usize)? + index),
+            Place::Entry { graft, index } => {
+                let (base, end) = (self.bases.get(graft as usize)?, self.bases.get(graft as usize + 1)?);
+                LowerId(base.checked_add(index).filter(|number| number < end)?)
+            }
         })
     }
 
@@ -371,7 +376,7 @@ impl View {
                 .get(index as usize)
                 .map_or(0, |dir| dir.children.partition_point(|(found, _)| **found < *name) as u32),
             _ => self.manifest_entry(dir).map_or(0, |(manifest, entry)| {
-                manifest.lower_bound(&entry, name) - manifest.children(&entry).start
+                manifest.lower_bound(&entry, name).saturating_sub(manifest.children(&entry).start)
             }),
         }
     }

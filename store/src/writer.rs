@@ -2,19 +2,20 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use crate::error::{StoreError, write_error};
+use crate::hash;
 use crate::id::BlobId;
-use crate::txn::{Staged, Transaction};
+use crate::txn::{Staged, Stamp, Transaction};
 
 /// A blob of this size or more is synced when it ends rather than with the batch, so that the commit does not stall.
 const LARGE: u64 = 8 << 20;
 /// Files up to this size are read whole and hashed before anything is written: most of them are there already.
 const SMALL: u64 = 256 << 10;
-/// Bytes read at once from a large file; enough for BLAKE3 to use all cores.
-const CHUNK: usize = 8 << 20;
 /// From this size on a buffer is worth more than one thread.
 const PARALLEL_HASH: usize = 256 << 10;
 
@@ -32,18 +33,21 @@ pub struct StoredBlob {
 pub enum Intake {
     /// A copy; by reflink where the filesystem has it. The source is only read.
     Copy,
-    /// The file itself becomes the object, and its old name goes when the commit has succeeded. Across filesystems,
-    /// a copy. A program that still has it open for writing would damage the object.
+    /// The file itself becomes the object, and its old name goes when the commit has succeeded. Where it cannot be
+    /// linked (another filesystem, a symlink), a copy. A program that still has it open for writing would damage the
+    /// object.
     Move,
-    /// The file and the object share their bytes. Its mode becomes 0444; whoever writes into it in place (root can)
-    /// damages the object. Across filesystems, a copy.
+    /// The file and the object share their bytes; of a symlink, the file it leads to. Its mode becomes 0444; whoever
+    /// writes into it in place (root can) damages the object. Where it cannot be linked, a copy.
     HardLink,
 }
 
-/// Writes one blob: hashed and stored in one pass. Dropped before [`BlobWriter::finish`], it leaves nothing.
+/// Writes one blob: hashed and stored in one pass. Dropped before [`BlobWriter::finish`], or after a write that failed,
+/// it leaves nothing.
 pub struct BlobWriter<'a> {
     txn: &'a Transaction,
     path: PathBuf,
+    /// None after a write that failed: nobody can tell how much of it is in the file.
     file: Option<File>,
     hasher: blake3::Hasher,
     size: u64,
@@ -51,12 +55,17 @@ pub struct BlobWriter<'a> {
 
 impl BlobWriter<'_> {
     /// Ends the blob.
+    ///
+    /// # Errors
+    /// After a write that failed there is no blob to end.
     pub fn finish(mut self) -> Result<StoredBlob, StoreError> {
-        let id = BlobId::from_bytes(*self.hasher.finalize().as_bytes());
-        let stored = StoredBlob { id, size: self.size };
-        let Some(file) = self.file.take() else { return Ok(stored) };
-        if self.txn.claim(id.into())? == Some(self.size) {
-            let _ = fs::remove_file(&self.path);
+        let Some(file) = self.file.take() else {
+            let failed = io::Error::other("an earlier write failed");
+            return Err(StoreError::io("finish", &self.path, failed));
+        };
+        let stored =
+            StoredBlob { id: BlobId::from_bytes(*self.hasher.finalize().as_bytes()), size: self.size };
+        if self.txn.claim(stored.id.into())? == Some(self.size) {
             return Ok(stored);
         }
         let durable = self.size >= LARGE;
@@ -64,23 +73,10 @@ impl BlobWriter<'_> {
             true => file.sync_data(),
             false => Ok(()),
         });
-        if let Err(error) = done {
-            let _ = fs::remove_file(&self.path);
-            return Err(write_error("write", &self.path, self.size, error));
-        }
-        let staged =
-            Staged { path: std::mem::take(&mut self.path), size: self.size, durable, protect: false };
-        self.txn.stage(id.into(), staged);
+        done.map_err(|e| write_error("write", &self.path, self.size, e))?;
+        let path = std::mem::take(&mut self.path);
+        self.txn.stage(stored.id.into(), Staged { path, size: self.size, durable, protect: false });
         Ok(stored)
-    }
-
-    fn hash(&mut self, bytes: &[u8]) {
-        if bytes.len() >= PARALLEL_HASH {
-            self.hasher.update_rayon(bytes);
-        } else {
-            self.hasher.update(bytes);
-        }
-        self.size += bytes.len() as u64;
     }
 }
 
@@ -91,11 +87,26 @@ impl Write for BlobWriter<'_> {
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hash(bytes);
-        match &mut self.file {
-            Some(file) => file.write_all(bytes),
-            None => Ok(()),
+        let Some(file) = &mut self.file else {
+            return Err(io::Error::other("an earlier write failed"));
+        };
+        let mut write = || file.write_all(bytes);
+        let hasher = &mut self.hasher;
+        let written = if bytes.len() >= PARALLEL_HASH {
+            rayon::join(write, || {
+                hasher.update_rayon(bytes);
+            })
+            .0
+        } else {
+            hasher.update(bytes);
+            write()
+        };
+        if let Err(error) = written {
+            self.file = None;
+            return Err(error);
         }
+        self.size += bytes.len() as u64;
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -105,7 +116,7 @@ impl Write for BlobWriter<'_> {
 
 impl Drop for BlobWriter<'_> {
     fn drop(&mut self) {
-        if self.file.take().is_some() {
+        if !self.path.as_os_str().is_empty() {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -121,103 +132,150 @@ impl Transaction {
     }
 
     /// Stores a local file.
+    ///
+    /// # Errors
+    /// Besides those of reading and writing, [`StoreError::Changed`] for a file that is written while it is linked in.
     pub fn put_file(&self, path: &Path, how: Intake) -> Result<StoredBlob, StoreError> {
         let failed = |op| move |error| StoreError::io(op, path, error);
-        let mut source = File::open(path).map_err(failed("open"))?;
-        let metadata = source.metadata().map_err(failed("look at"))?;
+        let symlink = how != Intake::Copy
+            && fs::symlink_metadata(path).map_err(failed("look at"))?.file_type().is_symlink();
         match how {
-            Intake::Copy if metadata.len() <= SMALL => {
-                let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
-                source.read_to_end(&mut bytes).map_err(failed("read"))?;
-                let size = bytes.len() as u64;
-                Ok(StoredBlob { id: self.put_bytes(&bytes)?, size })
+            Intake::Copy => self.copy(path),
+            Intake::HardLink if symlink => {
+                self.link_in(&fs::canonicalize(path).map_err(failed("resolve"))?, None, false)
             }
-            Intake::Copy => self.copy_large(path, source, metadata.len()),
-            Intake::Move | Intake::HardLink => {
-                let mut hasher = blake3::Hasher::new();
-                hasher.update_mmap_rayon(path).map_err(failed("read"))?;
-                let id = BlobId::from_bytes(*hasher.finalize().as_bytes());
-                let after = fs::symlink_metadata(path).map_err(failed("look at"))?;
-                let stamp = |m: &fs::Metadata| (m.dev(), m.ino(), m.len(), m.mtime(), m.mtime_nsec());
-                if stamp(&metadata) != stamp(&after) {
-                    return Err(StoreError::Changed { path: path.to_owned() });
-                }
-                self.link_in(path, id, metadata.len(), how == Intake::Move)
-            }
+            Intake::HardLink => self.link_in(path, None, false),
+            // What others reach by other ways stays where it is: only this name goes.
+            Intake::Move if symlink => self.copy_and_remove(path),
+            Intake::Move => self.link_in(path, None, true),
         }
     }
 
     /// Takes over a file that the caller has hashed itself and that nobody else writes, such as a finished download.
-    /// The file must be on the store's filesystem; it is removed when the commit has succeeded.
+    /// The file should be on the store's filesystem; it is removed when the commit has succeeded.
     pub fn adopt(&self, path: &Path, id: BlobId, size: u64) -> Result<StoredBlob, StoreError> {
-        let found = fs::metadata(path).map_err(|e| StoreError::io("look at", path, e))?.len();
-        if found != size {
-            return Err(StoreError::Changed { path: path.to_owned() });
-        }
-        self.link_in(path, id, size, true)
+        self.link_in(path, Some(StoredBlob { id, size }), true)
     }
 
     /// Stages another name of `path`. The source keeps its own until the commit, so that a crash loses nothing.
-    fn link_in(&self, path: &Path, id: BlobId, size: u64, remove: bool) -> Result<StoredBlob, StoreError> {
-        let stored = StoredBlob { id, size };
+    fn link_in(
+        &self,
+        path: &Path,
+        promised: Option<StoredBlob>,
+        remove: bool,
+    ) -> Result<StoredBlob, StoreError> {
         let staged = self.next_path();
-        match fs::hard_link(path, &staged) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                let file = File::open(path).map_err(|e| StoreError::io("open", path, e))?;
-                let copied = self.copy_large(path, file, size)?;
-                if copied.id != id {
-                    return Err(StoreError::Changed { path: path.to_owned() });
-                }
-                if remove {
-                    self.remove_after_commit(path);
-                }
-                return Ok(copied);
-            }
-            Err(error) => return Err(write_error("link", &staged, size, error)),
+        if let Err(error) = fs::hard_link(path, &staged) {
+            // Another filesystem, or one without links; a file of somebody else; a file with too many names.
+            let by_copy = matches!(
+                error.kind(),
+                io::ErrorKind::CrossesDevices
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::Unsupported
+                    | io::ErrorKind::TooManyLinks
+            );
+            let stored = match (by_copy, remove) {
+                (false, _) => return Err(write_error("link", path, 0, error)),
+                (true, false) => self.copy(path)?,
+                (true, true) => self.copy_and_remove(path)?,
+            };
+            return match promised {
+                Some(promised) if promised != stored => Err(StoreError::Changed { path: path.to_owned() }),
+                _ => Ok(stored),
+            };
         }
-        let synced = File::open(&staged).and_then(|file| file.sync_data());
-        synced.map_err(|e| write_error("sync", &staged, size, e))?;
-        self.stage(id.into(), Staged { path: staged, size, durable: true, protect: true });
+        let taken = self.take_link(path, &staged, promised);
+        if !matches!(taken, Ok((_, _, true))) {
+            let _ = fs::remove_file(&staged);
+        }
+        let (stored, stamp, _) = taken?;
         if remove {
-            self.remove_after_commit(path);
+            self.remove_after_commit(path, stamp);
         }
         Ok(stored)
     }
 
-    fn copy_large(&self, path: &Path, mut source: File, len: u64) -> Result<StoredBlob, StoreError> {
+    /// Hashes and syncs `staged`, a link to `path`; false when its content is here already and it was not taken.
+    fn take_link(
+        &self,
+        path: &Path,
+        staged: &Path,
+        promised: Option<StoredBlob>,
+    ) -> Result<(StoredBlob, Stamp, bool), StoreError> {
+        let failed = |op| move |error| StoreError::io(op, path, error);
+        let (mut file, stamp) = open_regular(staged, OFlags::NOFOLLOW).map_err(failed("open"))?;
+        let stored = match promised {
+            Some(promised) => promised,
+            None => {
+                let mut buffer = Vec::new();
+                let hashed = hash::hash_file(&mut file, stamp.size, &mut buffer, &|_| Ok(()));
+                let (id, size) = hashed.map_err(failed("read"))?;
+                StoredBlob { id, size }
+            }
+        };
+        let after = Stamp::of(&file.metadata().map_err(failed("look at"))?);
+        if after != stamp || stored.size != stamp.size {
+            return Err(StoreError::Changed { path: path.to_owned() });
+        }
+        if self.claim(stored.id.into())? == Some(stored.size) {
+            return Ok((stored, stamp, false));
+        }
+        file.sync_data().map_err(|e| write_error("sync", path, stored.size, e))?;
+        let object = Staged { path: staged.to_owned(), size: stored.size, durable: true, protect: true };
+        self.stage(stored.id.into(), object);
+        Ok((stored, stamp, true))
+    }
+
+    fn copy_and_remove(&self, path: &Path) -> Result<StoredBlob, StoreError> {
+        let stamp = fs::symlink_metadata(path).map_err(|e| StoreError::io("look at", path, e))?;
+        let stored = self.copy(path)?;
+        self.remove_after_commit(path, Stamp::of(&stamp));
+        Ok(stored)
+    }
+
+    fn copy(&self, path: &Path) -> Result<StoredBlob, StoreError> {
+        let failed = |op| move |error| StoreError::io(op, path, error);
+        let (mut source, Stamp { size: len, .. }) =
+            open_regular(path, OFlags::empty()).map_err(failed("open"))?;
+        if len <= SMALL {
+            let mut bytes = Vec::with_capacity(len as usize + 1);
+            source.read_to_end(&mut bytes).map_err(failed("read"))?;
+            return Ok(StoredBlob { id: self.put_bytes(&bytes)?, size: bytes.len() as u64 });
+        }
         let mut writer = self.blob_writer()?;
-        let Some(target) = &writer.file else { return Err(StoreError::Changed { path: path.to_owned() }) };
-        if rustix::fs::ioctl_ficlone(target, &source).is_ok() {
+        if let Some(target) = &mut writer.file
+            && rustix::fs::ioctl_ficlone(&*target, &source).is_ok()
+        {
             // The clone is a snapshot: it is hashed rather than the source, which may change.
-            let read = writer.hasher.update_mmap_rayon(&writer.path);
-            read.map_err(|e| StoreError::io("read", &writer.path, e))?;
-            writer.size = fs::metadata(&writer.path).map_err(|e| StoreError::io("look at", path, e))?.len();
+            let hasher = &mut writer.hasher;
+            let size = &mut writer.size;
+            let hashed = hash::in_pieces(target, |piece| {
+                hasher.update_rayon(piece);
+                *size += piece.len() as u64;
+                Ok(())
+            });
+            hashed.map_err(|e| StoreError::io("read", &writer.path, e))?;
             return writer.finish();
         }
-        let mut buffer = vec![0; CHUNK.min(usize::try_from(len).unwrap_or(CHUNK).max(1))];
-        loop {
-            let filled = fill(&mut source, &mut buffer).map_err(|e| StoreError::io("read", path, e))?;
-            writer
-                .write_all(&buffer[..filled])
-                .map_err(|e| write_error("write", &writer.path, len.saturating_sub(writer.size), e))?;
-            if filled < buffer.len() {
-                return writer.finish();
-            }
-        }
+        let mut unwritten = None;
+        let copied = hash::in_pieces(&mut source, |piece| {
+            writer.write_all(piece).inspect_err(|_| unwritten = Some(len.saturating_sub(writer.size)))
+        });
+        copied.map_err(|error| match unwritten {
+            Some(needed) => write_error("write", &writer.path, needed, error),
+            None => StoreError::io("read", path, error),
+        })?;
+        writer.finish()
     }
 }
 
-/// Reads until the buffer is full or the file ends.
-fn fill(source: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match source.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+/// Opens a regular file, and nothing else: opening a pipe would wait for its writer.
+fn open_regular(path: &Path, flags: OFlags) -> io::Result<(File, Stamp)> {
+    let flags = (OFlags::NONBLOCK | flags).bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    Ok(filled)
+    Ok((file, Stamp::of(&metadata)))
 }

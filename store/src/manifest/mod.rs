@@ -1,7 +1,7 @@
 //! Manifests: the complete, sorted listing of one source.
 //!
 //! The encoding is canonical (the same tree always gives the same bytes, hence the same id) and is used as it lies on
-//! disk: nothing is parsed when a manifest is opened, and an entry that nobody looks at costs no memory of its own.
+//! disk: nothing is parsed when a manifest is opened, and an entry takes the 32 bytes of its record and its name.
 //!
 //! ```text
 //! header   64 bytes   magic, version, features, counts (see `format`)
@@ -14,6 +14,7 @@
 //! bounds and answers `None` where the bytes make no sense; a verified manifest never does.
 
 mod build;
+mod check;
 mod format;
 mod read;
 

@@ -1,14 +1,12 @@
 //! Reading a manifest in place.
 
-use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::format::{self, Record};
 use crate::error::ManifestError;
 use crate::id::{BlobId, ManifestId};
-use crate::relpath::{self, RelPath};
-use crate::sys::Bytes;
+use crate::relpath::RelPath;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,9 +22,9 @@ pub enum EntryKind {
 /// One entry of a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    index: u32,
-    kind: EntryKind,
-    record: Record,
+    pub(super) index: u32,
+    pub(super) kind: EntryKind,
+    pub(super) record: Record,
 }
 
 impl Entry {
@@ -69,15 +67,15 @@ impl Entry {
 /// A manifest, read where it lies.
 pub struct Manifest {
     id: ManifestId,
-    bytes: Bytes,
-    entries: u32,
-    blobs: u32,
-    heap: usize,
+    pub(super) bytes: Vec<u8>,
+    pub(super) entries: u32,
+    pub(super) blobs: u32,
+    pub(super) heap: usize,
 }
 
 impl Manifest {
     /// Takes `bytes` as the manifest `id`, whose hash the caller has verified, after checking the header.
-    pub(crate) fn from_verified(id: ManifestId, bytes: Bytes) -> Result<Self, ManifestError> {
+    pub(crate) fn from_verified(id: ManifestId, bytes: Vec<u8>) -> Result<Self, ManifestError> {
         if bytes.get(..8) != Some(format::MAGIC) {
             return Err(ManifestError::Malformed("it does not begin as a manifest"));
         }
@@ -218,6 +216,19 @@ impl Manifest {
         (0..self.blobs).map(|index| self.blob_at(index).unwrap_or(BlobId::from_bytes([0; 32])))
     }
 
+    /// The distinct blobs, sorted, with the sizes of their files.
+    pub(crate) fn blob_sizes(&self) -> Vec<(BlobId, u64)> {
+        let mut all: Vec<_> = self.blobs().map(|blob| (blob, 0)).collect();
+        for entry in (0..self.entries).filter_map(|index| self.entry(index)) {
+            if entry.kind == EntryKind::File
+                && let Some((_, size)) = all.get_mut(entry.record.target as usize)
+            {
+                *size = entry.record.size;
+            }
+        }
+        all
+    }
+
     fn blob_at(&self, index: u32) -> Option<BlobId> {
         if index >= self.blobs {
             return None;
@@ -229,79 +240,6 @@ impl Manifest {
     /// All entries but the root, parents before children, with their paths.
     pub fn walk(&self) -> Walk<'_> {
         Walk { manifest: self, next: 1, parents: VecDeque::from([(0, RelPath::root())]) }
-    }
-
-    /// Checks every rule of the format, as is done once when a manifest enters the store and again by fsck.
-    pub fn check(&self) -> Result<(), ManifestError> {
-        let bad = |what| Err(ManifestError::Malformed(what));
-        let mut next_child = 1u32;
-        let mut heap_at = 0u32;
-        let mut previous: Option<(u32, &[u8])> = None;
-        let mut used = vec![false; self.blobs as usize];
-        for index in 0..self.entries {
-            let Some(entry) = self.entry(index) else { return bad("an entry of unknown kind") };
-            let Some(name) = self.name(&entry) else { return bad("a name outside the heap") };
-            let record = &entry.record;
-            if record.name != heap_at {
-                return bad("names out of order in the heap");
-            }
-            heap_at += u32::from(record.name_len);
-            if index == 0 {
-                if entry.kind != EntryKind::Dir || !name.is_empty() || record.parent != 0 {
-                    return bad("the first entry is not a root directory");
-                }
-            } else {
-                if relpath::check_name(name).is_err() {
-                    return bad("a name that is not allowed");
-                }
-                let holder = self.entry(record.parent).filter(|p| p.index < index);
-                if !holder.is_some_and(|p| self.children(&p).contains(&index)) {
-                    return bad("an entry that its parent does not hold");
-                }
-                if let Some((parent, before)) = previous
-                    && parent == record.parent
-                    && before.cmp(name) != Ordering::Less
-                {
-                    return bad("children out of order");
-                }
-                previous = Some((record.parent, name));
-            }
-            match entry.kind {
-                EntryKind::Dir => {
-                    if record.target != next_child || record.count > self.entries - next_child {
-                        return bad("a directory whose children are elsewhere");
-                    }
-                    next_child += record.count;
-                }
-                EntryKind::File => {
-                    let Some(slot) = used.get_mut(record.target as usize) else {
-                        return bad("a file without a blob");
-                    };
-                    *slot = true;
-                    let first = self.entry(record.count).filter(|first| first.index <= index);
-                    if !first.is_some_and(|first| {
-                        first.record.count == record.count
-                            && first.record.target == record.target
-                            && first.record.size == record.size
-                    }) {
-                        return bad("a hard link to another kind of thing");
-                    }
-                }
-                EntryKind::Symlink => {
-                    if record.target != heap_at || self.symlink_target(&entry).is_none() {
-                        return bad("a symlink whose target is elsewhere");
-                    }
-                    heap_at = heap_at.saturating_add(u32::try_from(record.size).unwrap_or(u32::MAX));
-                }
-            }
-        }
-        if next_child != self.entries || self.heap + heap_at as usize != self.bytes.len() {
-            return bad("entries or names that belong to nothing");
-        }
-        if used.contains(&false) || !self.blobs().is_sorted() {
-            return bad("a blob table out of order");
-        }
-        Ok(())
     }
 }
 
