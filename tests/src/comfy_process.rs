@@ -80,7 +80,7 @@ impl Launch<'_> {
     }
 }
 
-/// A running server; killed when dropped.
+/// A running server; killed when dropped, its log shown when that is for a panic.
 pub struct ComfyProcess {
     child: Child,
     port: u16,
@@ -251,7 +251,7 @@ impl ComfyProcess {
 #[track_caller]
 fn next_event(socket: &mut WebSocket<TcpStream>) -> Event {
     loop {
-        match socket.read().expect("reading the websocket") {
+        match socket.read().unwrap_or_else(|error| panic!("reading the websocket: {error}")) {
             Message::Text(text) => {
                 let mut value: Value = serde_json::from_str(&text).expect("a text message is JSON");
                 let kind = value["type"].as_str().expect("a message has a type").to_owned();
@@ -266,6 +266,10 @@ fn next_event(socket: &mut WebSocket<TcpStream>) -> Event {
 
 impl Drop for ComfyProcess {
     fn drop(&mut self) {
+        // Of a test that fails, the log is what one wants to see next; and whether it was still alive.
+        if std::thread::panicking() {
+            eprintln!("ComfyUI had ended: {:?}; its log:\n{}", self.child.try_wait(), self.log());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
