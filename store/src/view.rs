@@ -7,7 +7,7 @@
 //! Entries are numbered densely ([`LowerId`]): first the merged directories (the root is 0), then the entries of each
 //! manifest in turn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::error::{PathError, StoreError};
 use crate::id::{BlobId, ManifestId, VIEW_CONTEXT, ViewId};
@@ -395,6 +395,20 @@ impl View {
             }
             _ => id,
         }
+    }
+
+    /// Every file with several names: the node that stands for all of them, and the nodes of the names.
+    pub fn link_groups(&self) -> HashMap<LowerId, Vec<LowerId>> {
+        let mut groups: HashMap<LowerId, Vec<LowerId>> = HashMap::new();
+        for (manifest, &base) in self.manifests.iter().zip(&self.bases) {
+            for index in (0..manifest.entry_count()).filter(|_| manifest.has_hard_links()) {
+                let Some(entry) = manifest.entry(index) else { continue };
+                if entry.kind() == EntryKind::File && entry.links() > 1 {
+                    groups.entry(LowerId(base + entry.link_group())).or_default().push(LowerId(base + index));
+                }
+            }
+        }
+        groups
     }
 
     /// The directory that holds an entry; the root holds itself. Costs a walk from the root: the directory may be one

@@ -1,0 +1,703 @@
+//! The thin layer between fuser and [`Overlay`]: conversion of types, nothing else. Every handler runs behind
+//! [`guard`], so that a panic costs one request and not a thread.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::error::FsError;
+use crate::overlay::Overlay;
+use crate::types::{Attr, Caller, Ino, Kind, Make, RenameMode, SetAttr, SetTime, Time};
+
+/// Names and attributes change through the kernel only, which then knows: what it has is good for ever.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+/// The largest READ and WRITE: what the kernel takes (256 pages).
+const MAX_TRANSFER: u32 = 1 << 20;
+/// Reads ahead and other requests under way for which nobody waits.
+const MAX_BACKGROUND: u16 = 64;
+const GENERATION: Generation = Generation(0);
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A mounted overlay, as fuser sees it.
+pub(crate) struct Adapter {
+    pub(crate) overlay: Arc<Overlay>,
+}
+
+/// Runs a handler. A panic and an error that tells of damage go to the log.
+fn guard<T>(
+    operation: &'static str,
+    ino: u64,
+    handler: impl FnOnce() -> Result<T, FsError>,
+) -> Result<T, Errno> {
+    let done = catch_unwind(AssertUnwindSafe(handler)).unwrap_or(Err(FsError::Panicked));
+    done.map_err(|error| {
+        match &error {
+            FsError::Panicked | FsError::BadView => tracing::error!(operation, ino, %error),
+            FsError::Upper { errno, .. } if *errno == rustix::io::Errno::IO => {
+                tracing::error!(operation, ino, %error);
+            }
+            _ => tracing::trace!(operation, ino, %error),
+        }
+        Errno::from_i32(error.errno())
+    })
+}
+
+fn system_time((seconds, nanos): Time) -> SystemTime {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let base = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+    base.and_then(|time| time.checked_add(Duration::from_nanos(nanos.into()))).unwrap_or(UNIX_EPOCH)
+}
+
+fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
+    time.map(|time| match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(time) => SetTime::To(match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => (since.as_secs() as i64, since.subsec_nanos()),
+            Err(before) => {
+                let before = before.duration();
+                match before.subsec_nanos() {
+                    0 => (-(before.as_secs() as i64), 0),
+                    nanos => (-(before.as_secs() as i64) - 1, 1_000_000_000 - nanos),
+                }
+            }
+        }),
+    })
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Dir => FileType::Directory,
+        Kind::File => FileType::RegularFile,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino.0),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: system_time(attr.atime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: file_type(attr.kind),
+        perm: attr.perm as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+/// The answer that a name does not exist, which the kernel may keep.
+fn no_entry() -> FileAttr {
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+impl Adapter {
+    fn caller(request: &Request) -> Caller {
+        Caller { uid: request.uid(), gid: request.gid() }
+    }
+
+    fn entry(&self, done: Result<Attr, Errno>, reply: ReplyEntry) {
+        match done {
+            Ok(attr) => {
+                self.overlay.count_lookup(attr.ino);
+                reply.entry(&FOREVER, &file_attr(&attr), GENERATION);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn make(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        what: Make<'_>,
+        mode: u32,
+    ) -> Result<Attr, Errno> {
+        guard("make", parent.0, || {
+            self.overlay.make(Ino(parent.0), name.as_bytes(), what, mode, Self::caller(request))
+        })
+    }
+}
+
+fn empty(done: Result<(), Errno>, reply: ReplyEmpty) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn attr(done: Result<Attr, Errno>, reply: ReplyAttr) {
+    match done {
+        Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn xattr(done: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
+    match done {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Without these the design does not hold: opens would cost a round trip each, and handles would be expected.
+        let needed = InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+        if config.add_capabilities(needed).is_err() {
+            tracing::error!("this kernel is too old: Linux 5.1 or newer is needed");
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::PROTO.raw_os_error()));
+        }
+        // FUSE_ATOMIC_O_TRUNC is left out on purpose: without opens nobody would truncate.
+        for wish in [
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+        ] {
+            let _ = config.add_capabilities(wish);
+        }
+        let _ = config.set_max_write(MAX_TRANSFER);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = guard("lookup", parent.0, || match self.overlay.lookup(Ino(parent.0), name.as_bytes()) {
+            Ok(attr) => Ok(Some(attr)),
+            Err(FsError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        });
+        match found {
+            Ok(None) => reply.entry(&FOREVER, &no_entry(), GENERATION),
+            Ok(Some(attr)) => self.entry(Ok(attr), reply),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        let _ = guard("forget", ino.0, || {
+            self.overlay.forget(Ino(ino.0), count);
+            Ok(())
+        });
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        attr(guard("getattr", ino.0, || self.overlay.getattr(Ino(ino.0))), reply);
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = SetAttr {
+            perm: mode.map(|m| m & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: set_time(atime),
+            mtime: set_time(mtime),
+        };
+        attr(
+            guard("setattr", ino.0, || self.overlay.setattr(Ino(ino.0), change, Self::caller(request))),
+            reply,
+        );
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match guard("readlink", ino.0, || self.overlay.readlink(Ino(ino.0))) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let what = match Kind::of_mode(mode) {
+            Kind::File => Make::File,
+            kind => Make::Special(kind, rdev),
+        };
+        self.entry(self.make(request, parent, name, what, mode), reply);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.entry(self.make(request, parent, name, Make::Dir, mode), reply);
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let what = Make::Symlink(target.as_os_str().as_bytes());
+        self.entry(self.make(request, parent, name, what, 0o777), reply);
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(guard("unlink", parent.0, || self.overlay.unlink(Ino(parent.0), name.as_bytes())), reply);
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(guard("rmdir", parent.0, || self.overlay.rmdir(Ino(parent.0), name.as_bytes())), reply);
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let done = guard("rename", parent.0, || {
+            let mode = match flags {
+                RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
+                RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+                flags if flags.is_empty() => RenameMode::Replace,
+                // RENAME_WHITEOUT is for filesystems that are the upper layer of an overlayfs.
+                _ => return Err(FsError::Invalid),
+            };
+            let (from, to) = (name.as_bytes(), newname.as_bytes());
+            self.overlay.rename(Ino(parent.0), from, Ino(newparent.0), to, mode)
+        });
+        empty(done, reply);
+    }
+
+    fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let done = guard("link", ino.0, || self.overlay.link(Ino(ino.0), Ino(parent.0), name.as_bytes()));
+        self.entry(done, reply);
+    }
+
+    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        // The kernel takes this as: never ask again, for any file.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            let buffer = buffer.get_mut(..size).unwrap_or_default();
+            match guard("read", ino.0, || self.overlay.read_at(Ino(ino.0), offset, buffer)) {
+                Ok(len) => reply.data(buffer.get(..len).unwrap_or_default()),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let unprivileged = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match guard("write", ino.0, || self.overlay.write_at(Ino(ino.0), offset, data, unprivileged)) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn fsync(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        empty(guard("fsync", ino.0, || self.overlay.fsync(Ino(ino.0), datasync)), reply);
+    }
+
+    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        match guard("readdir", ino.0, || self.overlay.list(Ino(ino.0), offset)) {
+            Ok(entries) => {
+                for entry in entries {
+                    let name = OsStr::from_bytes(&entry.name);
+                    if reply.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), name) {
+                        break;
+                    }
+                }
+                reply.ok();
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        match guard("readdirplus", ino.0, || self.overlay.list_with_attrs(Ino(ino.0), offset)) {
+            Ok(entries) => {
+                for (entry, attr) in entries {
+                    let name = OsStr::from_bytes(&entry.name);
+                    let attr = file_attr(&attr);
+                    let number = INodeNo(entry.ino.0);
+                    let counts = &*entry.name != b"." && &*entry.name != b"..";
+                    // Counted before the kernel can have it, and taken back when it did not fit.
+                    if counts {
+                        self.overlay.count_lookup(entry.ino);
+                    }
+                    if reply.add(number, entry.cookie, name, &FOREVER, &attr, GENERATION) {
+                        if counts {
+                            self.overlay.forget(entry.ino, 1);
+                        }
+                        break;
+                    }
+                }
+                reply.ok();
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        empty(guard("fsyncdir", ino.0, || self.overlay.fsync_dir(Ino(ino.0))), reply);
+    }
+
+    fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        match guard("statfs", ino.0, || self.overlay.space()) {
+            Ok(s) => reply.statfs(
+                s.blocks,
+                s.free,
+                s.available,
+                s.files,
+                s.files_free,
+                s.block_size,
+                cvs_store::NAME_MAX as u32,
+                s.fragment_size,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let flags = flags as u32;
+        empty(
+            guard("setxattr", ino.0, || self.overlay.setxattr(Ino(ino.0), name.as_bytes(), value, flags)),
+            reply,
+        );
+    }
+
+    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        xattr(guard("getxattr", ino.0, || self.overlay.getxattr(Ino(ino.0), name.as_bytes())), size, reply);
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        xattr(guard("listxattr", ino.0, || self.overlay.listxattr(Ino(ino.0))), size, reply);
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(guard("removexattr", ino.0, || self.overlay.removexattr(Ino(ino.0), name.as_bytes())), reply);
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        match self.make(request, parent, name, Make::File, mode) {
+            Ok(attr) => {
+                self.overlay.count_lookup(attr.ino);
+                reply.created(
+                    &FOREVER,
+                    &file_attr(&attr),
+                    GENERATION,
+                    FileHandle(0),
+                    FopenFlags::FOPEN_KEEP_CACHE,
+                );
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = mode as u32;
+        empty(guard("fallocate", ino.0, || self.overlay.fallocate(Ino(ino.0), offset, length, mode)), reply);
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        /// `SEEK_DATA` and `SEEK_HOLE` of lseek(2); the kernel does the others by itself.
+        const SEEK_DATA: i32 = 3;
+        const SEEK_HOLE: i32 = 4;
+        let done = guard("lseek", ino.0, || {
+            let offset = u64::try_from(offset).map_err(|_| FsError::NoMoreData)?;
+            match whence {
+                SEEK_DATA => self.overlay.seek(Ino(ino.0), offset, true),
+                SEEK_HOLE => self.overlay.seek(Ino(ino.0), offset, false),
+                _ => Err(FsError::Invalid),
+            }
+        });
+        match done {
+            Ok(offset) => reply.offset(offset as i64),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        ino_in: INodeNo,
+        _fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = (Ino(ino_in.0), Ino(ino_out.0));
+        match guard("copy_file_range", ino_out.0, || {
+            self.overlay.copy_range(from, offset_in, to, offset_out, len)
+        }) {
+            Ok(copied) => reply.written(copied as u32),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    // Permissions are checked by the kernel, locks are kept by the kernel, and there are no ioctls: after one of these
+    // answers it does not ask again.
+
+    fn access(&self, _request: &Request, _ino: INodeNo, _mask: fuser::AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getlk(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _owner: LockOwner,
+        _start: u64,
+        _end: u64,
+        _typ: i32,
+        _pid: u32,
+        reply: ReplyLock,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn setlk(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _owner: LockOwner,
+        _start: u64,
+        _end: u64,
+        _typ: i32,
+        _pid: u32,
+        _sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn bmap(&self, _request: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}

@@ -1,0 +1,126 @@
+//! Contents: reading, writing, syncing, holes.
+
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
+
+use crate::error::FsError;
+use crate::overlay::{Overlay, Place};
+use crate::types::{Ino, Kind};
+use crate::upper::system;
+
+impl Overlay {
+    /// Reads into `buffer` from `offset`; the number of bytes is short only at the end of the file.
+    pub fn read_at(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> Result<usize, FsError> {
+        if let Some((blob, size)) = self.lower_content(ino)? {
+            return self.blobs.read(blob, size, offset, buffer);
+        }
+        let file = self.file(ino)?.ok_or(FsError::BadView)?;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(system("read")(error)),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// The blob of a file that is still the view's, and its size.
+    fn lower_content(&self, ino: Ino) -> Result<Option<(cvs_store::BlobId, u64)>, FsError> {
+        let tree = self.read();
+        match tree.nodes.get(&ino) {
+            Some(node) if node.upper => return Ok(None),
+            _ => {}
+        }
+        let Place::Lower(id) = self.place(&tree, ino)? else { return Ok(None) };
+        let entry = self.view.entry(id).ok_or(FsError::BadView)?;
+        entry.blob.map(|blob| Some((blob, entry.size))).ok_or(FsError::Invalid)
+    }
+
+    /// The file, copied up where it must be, opened for writing.
+    fn file_to_write(&self, ino: Ino) -> Result<std::sync::Arc<std::fs::File>, FsError> {
+        self.writable()?;
+        loop {
+            if let Some(file) = self.file(ino)? {
+                return Ok(file);
+            }
+            self.copy_up(ino, u64::MAX)?;
+        }
+    }
+
+    /// Writes all of `data` at `offset`. `unprivileged` clears setuid and setgid.
+    pub fn write_at(&self, ino: Ino, offset: u64, data: &[u8], unprivileged: bool) -> Result<(), FsError> {
+        let file = self.file_to_write(ino)?;
+        file.write_all_at(data, offset).map_err(system("write"))?;
+        if unprivileged {
+            self.drop_privileges(&file)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a file's content durable, and unless `data_only` its attributes and name.
+    pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<(), FsError> {
+        let Some(upper) = &self.upper else { return Ok(()) };
+        let kind = {
+            let tree = self.read();
+            self.kind(&tree, ino)?
+        };
+        if !upper.durable || kind != Kind::File {
+            return Ok(());
+        }
+        let Some(file) = self.file(ino)? else { return Ok(()) };
+        match data_only {
+            true => rustix::fs::fdatasync(&*file),
+            false => rustix::fs::fsync(&*file),
+        }
+        .map_err(FsError::upper("sync"))
+    }
+
+    /// Allocates or frees a range; `mode` is that of fallocate(2).
+    pub fn fallocate(&self, ino: Ino, offset: u64, len: u64, mode: u32) -> Result<(), FsError> {
+        let file = self.file_to_write(ino)?;
+        rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode), offset, len)
+            .map_err(FsError::upper("allocate"))
+    }
+
+    /// The next data or hole from `offset`.
+    pub fn seek(&self, ino: Ino, offset: u64, data: bool) -> Result<u64, FsError> {
+        let from = if data { SeekFrom::Data(offset) } else { SeekFrom::Hole(offset) };
+        let seek = |file: &std::fs::File| {
+            rustix::fs::seek(file, from).map_err(|errno| match errno {
+                Errno::NXIO => FsError::NoMoreData,
+                errno => FsError::Upper { op: "seek", errno },
+            })
+        };
+        // Descriptors are shared, but nobody uses their offsets.
+        match self.lower_content(ino)? {
+            Some((blob, size)) => seek(&*self.blobs.open(blob, size)?),
+            None => seek(&*self.file(ino)?.ok_or(FsError::BadView)?),
+        }
+    }
+
+    /// Copies a range within the filesystem; the number of bytes copied.
+    pub fn copy_range(
+        &self,
+        from: Ino,
+        from_offset: u64,
+        to: Ino,
+        to_offset: u64,
+        len: u64,
+    ) -> Result<u64, FsError> {
+        let target = self.file_to_write(to)?;
+        let source = match self.lower_content(from)? {
+            Some((blob, size)) => self.blobs.open(blob, size)?,
+            None => self.file(from)?.ok_or(FsError::BadView)?,
+        };
+        let (mut from_offset, mut to_offset) = (from_offset, to_offset);
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
+        rustix::fs::copy_file_range(&*source, Some(&mut from_offset), &*target, Some(&mut to_offset), len)
+            .map(|copied| copied as u64)
+            .map_err(FsError::upper("copy"))
+    }
+}

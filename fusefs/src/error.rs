@@ -1,0 +1,162 @@
+//! Errors of filesystem operations and their errno, and errors of setting an overlay or a mount up.
+
+use std::path::PathBuf;
+
+use cvs_store::{BlobId, StoreError};
+use rustix::io::Errno;
+
+/// Why an operation on the filesystem failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FsError {
+    /// There is no such entry.
+    #[error("no such entry")]
+    NotFound,
+    /// There is such an entry already.
+    #[error("the entry exists")]
+    Exists,
+    /// A directory was needed.
+    #[error("not a directory")]
+    NotADirectory,
+    /// Something else than a directory was needed.
+    #[error("a directory")]
+    IsADirectory,
+    /// The directory has entries.
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// The mount has no overlay.
+    #[error("read-only mount")]
+    ReadOnly,
+    /// Arguments that make no sense, such as moving a directory into itself.
+    #[error("invalid argument")]
+    Invalid,
+    /// A name of more than 255 bytes.
+    #[error("the name is too long")]
+    NameTooLong,
+    /// There is no such extended attribute.
+    #[error("no such attribute")]
+    NoAttribute,
+    /// The caller's buffer is too small.
+    #[error("the buffer is too small")]
+    Range,
+    /// The filesystem has no such operation.
+    #[error("not supported")]
+    NotSupported,
+    /// The kernel shall do it by itself from now on.
+    #[error("left to the kernel")]
+    LeftToKernel,
+    /// Not allowed on this kind of thing.
+    #[error("not permitted")]
+    NotPermitted,
+    /// There is no data or hole beyond this offset.
+    #[error("beyond the end of the file")]
+    NoMoreData,
+    /// A blob is missing, damaged or cannot be read.
+    #[error("blob {blob} {problem}")]
+    Damaged {
+        /// The blob.
+        blob: BlobId,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A number that is not in the view, or a manifest whose bytes make no sense.
+    #[error("the view has no such entry")]
+    BadView,
+    /// A handler panicked.
+    #[error("the handler panicked")]
+    Panicked,
+    /// The filesystem below the overlay refused.
+    #[error("cannot {op} in the overlay: {errno}")]
+    Upper {
+        /// The operation, as a verb.
+        op: &'static str,
+        /// The refusal.
+        errno: Errno,
+    },
+}
+
+impl FsError {
+    /// Wraps a refusal of the upper filesystem.
+    pub(crate) fn upper(op: &'static str) -> impl Fn(Errno) -> Self {
+        move |errno| Self::Upper { op, errno }
+    }
+
+    /// The number that the caller of the system call gets.
+    pub fn errno(&self) -> i32 {
+        let errno = match self {
+            Self::NotFound => Errno::NOENT,
+            Self::Exists => Errno::EXIST,
+            Self::NotADirectory => Errno::NOTDIR,
+            Self::IsADirectory => Errno::ISDIR,
+            Self::NotEmpty => Errno::NOTEMPTY,
+            Self::ReadOnly => Errno::ROFS,
+            Self::Invalid => Errno::INVAL,
+            Self::NameTooLong => Errno::NAMETOOLONG,
+            Self::NoAttribute => Errno::NODATA,
+            Self::Range => Errno::RANGE,
+            Self::NotSupported => Errno::OPNOTSUPP,
+            Self::LeftToKernel => Errno::NOSYS,
+            Self::NotPermitted => Errno::PERM,
+            Self::NoMoreData => Errno::NXIO,
+            Self::Damaged { .. } | Self::BadView | Self::Panicked => Errno::IO,
+            Self::Upper { errno, .. } => *errno,
+        };
+        errno.raw_os_error()
+    }
+}
+
+/// Why an overlay cannot be opened or a view cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// A system call failed.
+    #[error("cannot {op} {}: {source}", path.display())]
+    Io {
+        /// The operation, as a verb.
+        op: &'static str,
+        /// Its object.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// Another mount writes to the overlay.
+    #[error("the overlay {} is in use by process {pid}", path.display())]
+    OverlayBusy {
+        /// The overlay.
+        path: PathBuf,
+        /// The process.
+        pid: String,
+    },
+    /// The filesystem of the overlay lacks something.
+    #[error("the filesystem of {} has no {feature}, which an overlay needs", path.display())]
+    Unsupported {
+        /// The overlay.
+        path: PathBuf,
+        /// What is missing.
+        feature: &'static str,
+    },
+    /// The overlay has a format that this program does not know.
+    #[error("the overlay {} has format {found:?}, which this version of cvs does not know", path.display())]
+    UnknownFormat {
+        /// The overlay.
+        path: PathBuf,
+        /// What its format file says.
+        found: String,
+    },
+    /// The kernel or fusermount3 refused the mount.
+    #[error("cannot mount at {}: {source}", path.display())]
+    Mount {
+        /// The mountpoint.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl MountError {
+    pub(crate) fn io(op: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { op, path, source }
+    }
+}

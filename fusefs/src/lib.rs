@@ -1,0 +1,32 @@
+//! The overlay filesystem of cvs: a view of the store below, an upper layer above, shown through FUSE.
+//!
+//! [`Overlay`] has the operations of a filesystem in types of its own and can be used, and is tested, without a mount.
+//! [`Mount`] puts it behind a mountpoint. What each operation means is written in docs/overlay.md.
+//!
+//! *Form.* The kernel is told never to ask about opens (`no_open`, `no_opendir`, `no_flush`) and to keep names,
+//! attributes, pages and listings for ever. So there are no handles: a request names a node, and a node keeps its
+//! number when it is copied up. This crate knows nothing of ComfyUI.
+
+mod adapter;
+mod attrs;
+mod blobs;
+mod copyup;
+mod create;
+mod data;
+mod error;
+mod intent;
+mod links;
+mod mount;
+mod names;
+mod overlay;
+mod remove;
+mod rename;
+mod sys;
+mod tree;
+mod types;
+mod upper;
+
+pub use error::{FsError, MountError};
+pub use mount::{Mount, MountOptions, SUBTYPE, Unmounter};
+pub use overlay::Overlay;
+pub use types::{Attr, Caller, Ino, Kind, Listed, Make, RenameMode, SetAttr, SetTime, Space, Time};

@@ -1,0 +1,99 @@
+//! Mounting an overlay and taking the mount down.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+
+use crate::adapter::Adapter;
+use crate::error::MountError;
+use crate::overlay::Overlay;
+
+/// The type that /proc/mounts shows, behind `fuse.`.
+pub const SUBTYPE: &str = "cvs";
+/// The window that the kernel reads ahead, in KiB: network disks below the store want large reads.
+const READ_AHEAD_KIB: u32 = 2048;
+
+/// How a view is mounted.
+#[derive(Debug, Clone)]
+pub struct MountOptions {
+    /// What /proc/mounts shows as the source. A comma is replaced: it would end the option.
+    pub source: String,
+    /// Others than the mounting user may use the mount.
+    pub allow_other: bool,
+    /// Threads that answer the kernel.
+    pub threads: usize,
+}
+
+/// A mount that the kernel knows and whose requests are not answered yet.
+pub struct Mount {
+    session: Session<Adapter>,
+    mountpoint: PathBuf,
+}
+
+/// Takes a mount down from another thread.
+pub struct Unmounter(SessionUnmounter);
+
+impl Unmounter {
+    /// Unmounts, unless somebody else did. Fails while files are in use.
+    pub fn unmount(&mut self) -> std::io::Result<()> {
+        self.0.unmount()
+    }
+}
+
+impl Mount {
+    /// Mounts `overlay` at `mountpoint`.
+    pub fn new(overlay: Arc<Overlay>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
+        let read_only = overlay.is_read_only();
+        let mut config = Config::default();
+        config.mount_options = vec![
+            MountOption::FSName(options.source.replace(',', "_")),
+            MountOption::Subtype(SUBTYPE.to_owned()),
+            MountOption::DefaultPermissions,
+            MountOption::NoAtime,
+            MountOption::NoDev,
+            if read_only { MountOption::RO } else { MountOption::RW },
+        ];
+        if rustix::process::geteuid().is_root() {
+            // As on the filesystem below; fusermount3 refuses both to ordinary users.
+            config.mount_options.retain(|option| *option != MountOption::NoDev);
+            config.mount_options.extend([MountOption::Dev, MountOption::Suid]);
+        }
+        config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+        config.n_threads = Some(options.threads.max(1));
+        let adapter = Adapter { overlay };
+        let failed = |source| MountError::Mount { path: mountpoint.to_owned(), source };
+        let session = Session::new(adapter, mountpoint, &config).map_err(failed)?;
+        Ok(Self { session, mountpoint: mountpoint.to_owned() })
+    }
+
+    /// A handle to take the mount down with while [`Mount::serve`] runs.
+    pub fn unmounter(&mut self) -> Unmounter {
+        Unmounter(self.session.unmount_callable())
+    }
+
+    /// Answers the kernel until the mount is taken down. `ready` is called when it is usable.
+    pub fn serve(self, ready: impl FnOnce() + Send + 'static) -> Result<(), MountError> {
+        let mountpoint = self.mountpoint.clone();
+        // The first look at the mount waits for the threads that `run` is about to start.
+        std::thread::spawn({
+            let mountpoint = mountpoint.clone();
+            move || {
+                let _ = std::fs::metadata(&mountpoint);
+                set_read_ahead(&mountpoint);
+                ready();
+            }
+        });
+        self.session.run().map_err(|source| MountError::Mount { path: mountpoint, source })
+    }
+}
+
+/// Widens the window in which the kernel reads ahead. Only root may; without it reads are smaller.
+fn set_read_ahead(mountpoint: &Path) {
+    let Ok(stat) = rustix::fs::stat(mountpoint) else { return };
+    let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
+        tracing::debug!(path, %error, "cannot widen the kernel's read-ahead");
+    }
+}
