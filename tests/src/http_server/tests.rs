@@ -1,3 +1,5 @@
+//! Good answers and broken ones, over the crate's own client.
+
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,10 @@
+//! A shell stands for cvs: what is tested here is the world around it.
+
 use std::time::Duration;
 
 use super::{CvsCommand, TestEnvironment};
 use crate::wait_until;
 
-/// A shell instead of cvs: what is tested here is the environment.
 fn shell(environment: &TestEnvironment, script: &str) -> CvsCommand {
     environment.command_with_deadline("sh", ["-c", script])
 }
