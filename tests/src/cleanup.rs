@@ -86,7 +86,10 @@ pub(crate) fn kill_with(variable: &OsStr) {
 
 #[cfg(test)]
 mod tests {
+    use nix::mount::{MsFlags, mount};
+
     use super::*;
+    use crate::{Missing, available};
 
     #[test]
     fn mountinfo_escapes() {
@@ -113,12 +116,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap().join("with a blank");
         fs::create_dir(&path).unwrap();
-        let mount =
-            nix::mount::mount(Some("none"), &path, Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>);
-        if mount.is_err() {
-            eprintln!("skipped: mounting needs CAP_SYS_ADMIN");
-            return;
-        }
+        let mounted = mount(Some("none"), &path, Some("tmpfs"), MsFlags::empty(), None::<&str>);
+        let mounted = mounted.map_err(|_| Missing("mounting needs CAP_SYS_ADMIN (root)".to_owned()));
+        let Some(()) = available(mounted) else { return };
         assert_eq!(mounts_below(&path), [path.as_path()]);
         unmount_below(&path);
         assert_eq!(mounts_below(&path), Vec::<PathBuf>::new());

@@ -17,10 +17,11 @@ use crate::http_client::{Reply, get, post_json, send};
 use crate::python::Python;
 use crate::wait::{free_port, wait_for};
 
-const START: Duration = Duration::from_secs(60);
+/// The real one, cold, takes its time too.
+const START: Duration = Duration::from_secs(180);
 const STOP: Duration = Duration::from_secs(20);
 /// Between two messages of the websocket.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_secs(180);
 
 /// How to start one.
 pub struct Launch<'a> {

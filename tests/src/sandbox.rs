@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
 use tempfile::TempDir;
 
-use crate::cleanup::{kill_with, unmount_below};
+use crate::Missing;
+use crate::cleanup::{kill_with, mounts_below, processes_with, unmount_below};
 
 /// How long one cvs command may take before the test fails; [`CvsCommand::deadline`] changes it.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -123,6 +126,32 @@ impl TestEnvironment {
     /// A text with the root written as `$TEST`, so that it can be compared exactly.
     pub fn redact(&self, text: &str) -> String {
         text.replace(self.root.to_str().expect("temporary directories are UTF-8"), "$TEST")
+    }
+
+    /// Mountpoints below the root, the last mounted first.
+    pub fn mounts(&self) -> Vec<PathBuf> {
+        mounts_below(&self.root)
+    }
+
+    /// Ids of the processes that have this world's `CVS_HOME`: running commands and the daemons they left behind.
+    pub fn processes(&self) -> Vec<u32> {
+        processes_with(&self.cvs_home_variable())
+            .into_iter()
+            .map(|pid| pid.as_raw().cast_unsigned())
+            .collect()
+    }
+
+    /// A filesystem of its own below the root, with room for so many bytes.
+    #[track_caller]
+    pub fn small_disk(&self, below: impl AsRef<Path>, bytes: u64) -> Result<PathBuf, Missing> {
+        let path = self.path(below);
+        std::fs::create_dir_all(&path).unwrap_or_else(|error| panic!("making {}: {error}", path.display()));
+        let size = format!("size={bytes}");
+        match mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some(size.as_str())) {
+            Ok(()) => Ok(path),
+            Err(Errno::EPERM) => Err(Missing("mounting a small disk needs CAP_SYS_ADMIN (root)".to_owned())),
+            Err(error) => panic!("mounting {}: {error}", path.display()),
+        }
     }
 
     fn cvs_home_variable(&self) -> OsString {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{CvsCommand, TestEnvironment};
-use crate::wait_until;
+use crate::{available, wait_until};
 
 fn shell(environment: &TestEnvironment, script: &str) -> CvsCommand {
     environment.command_with_deadline("sh", ["-c", script])
@@ -44,6 +44,7 @@ fn daemons_are_not_waited_for_and_do_not_outlive_the_environment() {
     let pid = std::fs::read_to_string(environment.path("pid")).unwrap();
     let stat = format!("/proc/{}/stat", pid.trim());
     assert!(std::path::Path::new(&stat).exists());
+    assert_eq!(environment.processes(), [pid.trim().parse::<u32>().unwrap()]);
     let root = environment.root().to_owned();
     drop(environment);
     wait_until(Duration::from_secs(10), "the daemon is dead", || {
@@ -51,4 +52,15 @@ fn daemons_are_not_waited_for_and_do_not_outlive_the_environment() {
         std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "))
     });
     assert!(!root.exists());
+}
+
+#[test]
+fn a_small_disk_fills_up_and_goes_with_the_environment() {
+    let environment = TestEnvironment::new();
+    let Some(disk) = available(environment.small_disk("small disk", 64 * 1024)) else { return };
+    assert_eq!(environment.mounts(), [disk.as_path()]);
+    let error = std::fs::write(disk.join("big"), vec![1; 128 * 1024]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    drop(environment);
+    assert!(!disk.exists());
 }
