@@ -1,0 +1,576 @@
+//! Real repositories, made by git, served by `git daemon`, by `git http-backend` or from disk.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use cvs_store::{EntryKind, Store};
+
+use super::*;
+use crate::source::digest::{Digester, hex};
+use crate::source::event::SourceEvent;
+use crate::source::test_server::{Reply, Request, Server, file};
+
+/// A directory with repositories and a store.
+struct World {
+    dir: tempfile::TempDir,
+    store: Store,
+}
+
+/// A manifest as lines of `mode path = content`.
+type Lines = BTreeMap<String, String>;
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("home")).unwrap();
+        fs::create_dir(dir.path().join("repos")).unwrap();
+        Self { dir, store }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("repos").join(name)
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("file://{}", self.path(name).display())
+    }
+
+    /// Runs git in the repository, free of the person's own configuration.
+    fn git(&self, name: &str, args: &[&str]) -> String {
+        self.git_with(name, args, b"")
+    }
+
+    fn git_with(&self, name: &str, args: &[&str], input: &[u8]) -> String {
+        let mut child = Command::new("git")
+            .args(["-c", "protocol.file.allow=always", "-c", "core.protectHFS=false", "-C"])
+            .arg(self.path(name))
+            .args(args)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null")
+            .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_NAME"), "t")))
+            .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_EMAIL"), "t@localhost")))
+            .env("GIT_ALLOW_PROTOCOL", "file:git:http")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn init(&self, name: &str) {
+        fs::create_dir_all(self.path(name)).unwrap();
+        self.git(name, &["init", "-q", "-b", "main"]);
+    }
+
+    fn write(&self, name: &str, path: &str, content: &[u8]) {
+        let path = self.path(name).join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    /// Commits all that lies in the work tree.
+    fn commit(&self, name: &str) -> String {
+        self.git(name, &["add", "-A"]);
+        self.git(name, &["commit", "-q", "--allow-empty", "-m", "c"]);
+        self.git(name, &["rev-parse", "HEAD"])
+    }
+
+    /// A repository with one file and as many commits.
+    fn history(&self, name: &str, commits: usize) -> Vec<String> {
+        self.init(name);
+        (0..commits)
+            .map(|i| {
+                self.write(name, "file", format!("{i}\n").as_bytes());
+                self.commit(name)
+            })
+            .collect()
+    }
+
+    /// A commit of exactly these tree lines (`mode type id<TAB>name`), which git itself would not make.
+    fn raw_commit(&self, name: &str, tree: &str) -> String {
+        let tree = self.git_with(name, &["mktree", "--missing"], tree.as_bytes());
+        let commit = self.git(name, &["commit-tree", &tree, "-m", "raw"]);
+        self.git(name, &["update-ref", "refs/heads/raw", &commit]);
+        commit
+    }
+
+    fn ingest(&self, url: &str, commit: &str) -> Result<(Lines, GitStats), SourceError> {
+        self.ingest_with(url, commit, None, &SourceOptions::default())
+    }
+
+    fn ingest_with(
+        &self,
+        url: &str,
+        commit: &str,
+        reference: Option<&str>,
+        options: &SourceOptions<'_>,
+    ) -> Result<(Lines, GitStats), SourceError> {
+        let transaction = self.store.begin("test").unwrap();
+        let found = ingest(&transaction, url, commit, reference, options)?;
+        transaction.commit().unwrap();
+        let manifest = self.store.manifest(&found.manifest).unwrap();
+        let lines = manifest
+            .walk()
+            .filter(|(_, entry)| entry.kind() != EntryKind::Dir)
+            .map(|(path, entry)| match entry.kind() {
+                EntryKind::Symlink => {
+                    let target = manifest.symlink_target(&entry).unwrap();
+                    (format!("link {path}"), String::from_utf8_lossy(target).into_owned())
+                }
+                _ => {
+                    let blob = manifest.blob(&entry).unwrap();
+                    let bytes = fs::read(self.store.blob_path(&blob)).unwrap();
+                    assert_eq!(bytes.len() as u64, entry.size());
+                    (format!("{:o} {path}", entry.mode()), String::from_utf8_lossy(&bytes).into_owned())
+                }
+            })
+            .collect();
+        Ok((lines, found.stats))
+    }
+
+    fn resolve(&self, url: &str, reference: Option<&str>) -> Result<ResolvedCommit, SourceError> {
+        let transaction = self.store.begin("test").unwrap();
+        resolve(url, reference, &transaction.scratch_dir().unwrap(), &SourceOptions::default())
+    }
+}
+
+fn lines(all: &[(&str, &str)]) -> Lines {
+    all.iter().map(|(path, content)| ((*path).to_owned(), (*content).to_owned())).collect()
+}
+
+/// `git daemon` over a world's repositories; dropped, it is killed.
+struct Daemon {
+    child: Child,
+    port: u16,
+}
+
+impl Daemon {
+    fn start(world: &World) -> Self {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let base = world.dir.path().join("repos");
+        // The program itself: a signal to the `git` in front of it may not reach it.
+        let path = Command::new("git").arg("--exec-path").output().unwrap().stdout;
+        let program = PathBuf::from(String::from_utf8(path).unwrap().trim()).join("git-daemon");
+        loop {
+            // The port is free now; should another take it first, the daemon ends and another port is tried.
+            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let mut child = Command::new(&program)
+                .args(["--reuseaddr", "--listen=127.0.0.1", "--export-all"])
+                .arg(format!("--port={port}"))
+                .arg(format!("--base-path={}", base.display()))
+                .env("GIT_CONFIG_GLOBAL", "/dev/null")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            while child.try_wait().unwrap().is_none() {
+                if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                    return Self { child, port };
+                }
+                assert!(Instant::now() < deadline, "git daemon does not listen");
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("git://127.0.0.1:{}/{name}", self.port)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Answers as `git http-backend` does.
+fn http_backend(root: PathBuf) -> impl Fn(&Request) -> Reply + Send + Sync {
+    move |request| {
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        let mut child = Command::new("git")
+            .arg("http-backend")
+            .env("GIT_PROJECT_ROOT", &root)
+            .env("GIT_HTTP_EXPORT_ALL", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("PATH_INFO", path)
+            .env("QUERY_STRING", query)
+            .env("REQUEST_METHOD", &request.method)
+            .env("CONTENT_TYPE", request.header("content-type").unwrap_or_default())
+            .env("CONTENT_LENGTH", request.body.len().to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(&request.body).unwrap();
+        let output = child.wait_with_output().unwrap().stdout;
+        let end = output.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(0);
+        let mut reply = Reply::new(200, output.get(end + 4..).unwrap_or_default());
+        for line in String::from_utf8_lossy(&output[..end]).lines() {
+            match line.split_once(": ") {
+                Some(("Status", status)) => reply.status = status[..3].parse().unwrap(),
+                Some((name, value)) => reply = reply.with(name, value),
+                None => {}
+            }
+        }
+        reply
+    }
+}
+
+#[test]
+fn a_commit_becomes_a_manifest() {
+    let world = World::new();
+    world.init("a");
+    world.write("a", "main.py", b"print()\n");
+    world.write("a", "dir/deep/é", b"x");
+    world.write("a", "run.sh", b"#!/bin/sh\n");
+    world.git("a", &["config", "core.fileMode", "true"]);
+    world.git("a", &["add", "-A"]);
+    world.git("a", &["update-index", "--chmod=+x", "run.sh"]);
+    std::os::unix::fs::symlink("main.py", world.path("a").join("link")).unwrap();
+    std::os::unix::fs::symlink("../../outside", world.path("a").join("dir/away")).unwrap();
+    world.git("a", &["add", "link", "dir/away"]);
+    world.git("a", &["commit", "-q", "-m", "c"]);
+    let commit = world.git("a", &["rev-parse", "HEAD"]);
+    let (found, stats) = world.ingest(&world.url("a"), &commit).unwrap();
+    let expected = lines(&[
+        ("644 main.py", "print()\n"),
+        ("644 dir/deep/é", "x"),
+        ("755 run.sh", "#!/bin/sh\n"),
+        ("link link", "main.py"),
+        ("link dir/away", "../../outside"),
+    ]);
+    assert_eq!(found, expected);
+    assert_eq!(stats, GitStats { files: 5, blobs_read: 3, ..GitStats::default() });
+    // A second time nothing is read, not even the repository.
+    fs::remove_dir_all(world.path("a")).unwrap();
+    let (again, stats) = world.ingest(&world.url("a"), &commit).unwrap();
+    assert_eq!((again, stats.cached), (expected, true));
+}
+
+#[test]
+fn the_next_commit_reads_only_what_changed() {
+    let world = World::new();
+    world.init("a");
+    for i in 0..300 {
+        world.write("a", &format!("d{}/f{i}", i % 7), format!("{i}").as_bytes());
+    }
+    let first = world.commit("a");
+    assert_eq!(world.ingest(&world.url("a"), &first).unwrap().1.blobs_read, 300);
+    world.write("a", "d0/f0", b"new");
+    let second = world.commit("a");
+    let (found, stats) = world.ingest(&world.url("a"), &second).unwrap();
+    assert_eq!((stats.blobs_read, stats.blobs_known, stats.files), (1, 299, 300));
+    assert_eq!(found["644 d0/f0"], "new");
+}
+
+#[test]
+fn references_resolve_over_every_transport() {
+    let world = World::new();
+    let commits = world.history("a", 3);
+    world.git("a", &["tag", "-a", "v1", "-m", "v1", &commits[1]]);
+    world.git("a", &["branch", "old", &commits[0]]);
+    world.git("a", &["update-ref", "refs/pull/1/head", &commits[0]]);
+    let (daemon, server) = (Daemon::start(&world), {
+        let backend = http_backend(world.dir.path().join("repos"));
+        Server::start(move |request, _| backend(request))
+    });
+    for url in [
+        world.url("a"),
+        world.path("a").display().to_string(),
+        daemon.url("a"),
+        server.url("/a/.git"),
+    ] {
+        for (reference, commit, name) in [
+            (None, &commits[2], "refs/heads/main"),
+            (Some("main"), &commits[2], "refs/heads/main"),
+            (Some("v1"), &commits[1], "refs/tags/v1"),
+            (Some("old"), &commits[0], "refs/heads/old"),
+            (Some("pull/1/head"), &commits[0], "refs/pull/1/head"),
+            (Some(&commits[1][..9]), &commits[1], commits[1].as_str()),
+            (Some(&commits[0][..7]), &commits[0], commits[0].as_str()),
+            (Some(&commits[0]), &commits[0], commits[0].as_str()),
+        ] {
+            let found = world.resolve(&url, reference).unwrap_or_else(|e| panic!("{url} {reference:?}: {e}"));
+            let expected = ResolvedCommit { commit: commit.clone(), reference: name.to_owned() };
+            assert_eq!(found, expected, "{url} {reference:?}");
+        }
+        for unknown in ["mian1", "01234567"] {
+            let error = world.resolve(&url, Some(unknown)).unwrap_err();
+            assert!(matches!(error, SourceError::UnknownRef { .. }), "{url}: {error}");
+            assert!(error.to_string().ends_with("the default branch is `main`"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_commit_comes_alone_where_the_server_allows() {
+    let world = World::new();
+    let commits = world.history("a", 4);
+    world.git("a", &["tag", "-a", "v1", "-m", "v1", &commits[1]]);
+    let tag = world.git("a", &["rev-parse", "v1"]);
+    let fetched = |url: &str, commit: &str, reference: Option<&str>| {
+        // Each time from nothing: neither blobs nor commits are known.
+        let fresh = World::new();
+        let steps = Mutex::new(Vec::new());
+        let listen = |event: SourceEvent<'_>| {
+            if let SourceEvent::GitDeepen { what, .. } = event {
+                steps.lock().unwrap().push(what.to_owned());
+            }
+        };
+        let options = SourceOptions { events: &listen, ..SourceOptions::default() };
+        let (found, _) = fresh.ingest_with(url, commit, reference, &options).unwrap();
+        (found["644 file"].clone(), steps.into_inner().unwrap())
+    };
+    let daemon = Daemon::start(&world);
+    let backend = http_backend(world.dir.path().join("repos"));
+    let server = Server::start(move |request, _| backend(request));
+    for url in [daemon.url("a"), server.url("/a/.git")] {
+        let all = vec!["refs/heads/*".to_owned()];
+        assert_eq!(fetched(&url, &commits[3], None), ("3\n".to_owned(), vec![]), "the tip");
+        assert_eq!(fetched(&url, &commits[1], None), ("1\n".to_owned(), vec![]), "within a tag");
+        assert_eq!(fetched(&url, &tag, None), ("1\n".to_owned(), vec![]), "the tag itself");
+        assert_eq!(fetched(&url, &commits[0], None), ("0\n".to_owned(), all), "by the history");
+        let named = vec!["refs/heads/main".to_owned()];
+        assert_eq!(fetched(&url, &commits[0], Some("refs/heads/main")), ("0\n".to_owned(), named));
+    }
+    world.git("a", &["config", "uploadpack.allowAnySHA1InWant", "true"]);
+    for url in [daemon.url("a"), server.url("/a/.git")] {
+        assert_eq!(fetched(&url, &commits[0], None), ("0\n".to_owned(), vec![]), "allowed");
+    }
+    let missing = "0123456789012345678901234567890123456789";
+    for url in [world.url("a"), daemon.url("a"), server.url("/a/.git")] {
+        let error = World::new().ingest(&url, missing).unwrap_err();
+        let shown = GitUrl::parse(&url).unwrap().shown();
+        assert_eq!(error.to_string(), format!("{shown} has no commit {missing}"));
+    }
+}
+
+#[test]
+fn submodules_are_part_of_the_manifest() {
+    let world = World::new();
+    let inner = world.history("inner", 2);
+    world.init("lib");
+    world.write("lib", "lib.py", b"lib");
+    world.git("lib", &["submodule", "--quiet", "add", "../inner", "deep/inner"]);
+    world.git("lib/deep/inner", &["checkout", "-q", &inner[0]]);
+    world.commit("lib");
+    world.init("top");
+    world.write("top", "top.py", b"top");
+    world.git("top", &["submodule", "--quiet", "add", "../lib", "libs/lib"]);
+    let top = world.commit("top");
+    let expected = lines(&[
+        ("644 .gitmodules", "[submodule \"libs/lib\"]\n\tpath = libs/lib\n\turl = ../lib\n"),
+        ("644 top.py", "top"),
+        ("644 libs/lib/.gitmodules", "[submodule \"deep/inner\"]\n\tpath = deep/inner\n\turl = ../inner\n"),
+        ("644 libs/lib/lib.py", "lib"),
+        ("644 libs/lib/deep/inner/file", "0\n"),
+    ]);
+    let daemon = Daemon::start(&world);
+    for url in [world.url("top"), daemon.url("top")] {
+        let fresh = World::new();
+        let (found, stats) = fresh.ingest(&url, &top).unwrap();
+        assert_eq!((&found, stats.submodules), (&expected, 2));
+    }
+    // The next commit of the superproject finds its submodules in the store.
+    world.ingest(&world.url("top"), &top).unwrap();
+    world.write("top", "top.py", b"new");
+    let next = world.commit("top");
+    fs::remove_dir_all(world.path("lib")).unwrap();
+    fs::remove_dir_all(world.path("inner")).unwrap();
+    let (found, stats) = world.ingest(&world.url("top"), &next).unwrap();
+    assert_eq!(found["644 libs/lib/deep/inner/file"], "0\n");
+    assert_eq!((stats.blobs_read, stats.submodules), (1, 1));
+}
+
+#[test]
+fn submodules_that_lead_nowhere_are_named() {
+    let world = World::new();
+    let other = world.history("other", 1).remove(0);
+    world.init("a");
+    let url = world.url("a");
+    let module = |url: &str| format!("[submodule \"s\"]\n\tpath = s\n\turl = {url}\n");
+    let gone = "0123456789012345678901234567890123456789";
+    let commit = |modules: Option<&str>, id: &str| {
+        let mut tree = format!("160000 commit {id}\ts\n");
+        if let Some(text) = modules {
+            let blob = world.git_with("a", &["hash-object", "-w", "--stdin"], text.as_bytes());
+            tree += &format!("100644 blob {blob}\t.gitmodules\n");
+        }
+        world.raw_commit("a", &tree)
+    };
+    for (modules, id, text) in [
+        (None, &*other, "the commit has no `.gitmodules` that gives its url"),
+        (Some(String::new()), &other, "`.gitmodules` gives no url for it"),
+        (
+            Some(module("ext::sh -c true")),
+            &other,
+            "ext::sh -c true: remote helpers (`name::address`) run programs and are refused",
+        ),
+        (Some(module("--upload-pack=x")), &other, "--upload-pack=x: a repository address must not begin with `-`"),
+    ] {
+        let commit = commit(modules.as_deref(), id);
+        let error = world.ingest(&url, &commit).unwrap_err().to_string();
+        let path = world.path("a");
+        assert_eq!(error, format!("submodule `s` of {} at {commit}: {text}", path.display()));
+    }
+    let commit = commit(Some(&module("../other")), gone);
+    let error = world.ingest(&url, &commit).unwrap_err().to_string();
+    let (a, other) = (world.path("a"), world.path("other"));
+    assert_eq!(error, format!("submodule `s` of {}: {} has no commit {gone}", a.display(), other.display()));
+}
+
+#[test]
+fn hostile_trees_are_refused() {
+    let world = World::new();
+    world.history("a", 1);
+    let blob = world.git_with("a", &["hash-object", "-w", "--stdin"], b"x");
+    let empty = world.git_with("a", &["hash-object", "-w", "--stdin"], b"");
+    for (line, text) in [
+        (format!("100644 blob {blob}\t.."), "the names `.` and `..` are not allowed"),
+        (format!("100644 blob {blob}\t.git"), "`.git`: a tree may not hold a `.git`"),
+        (format!("100644 blob {blob}\t.GiT"), "`.GiT`: a tree may not hold a `.git`"),
+        (format!("120000 blob {empty}\tlink"), "`link`: a symlink without a target"),
+        (format!("100644 blob {blob}\t{}", "n".repeat(256)), "a name longer than 255 bytes"),
+    ] {
+        let commit = world.raw_commit("a", &format!("{line}\n"));
+        let error = world.ingest(&world.url("a"), &commit).unwrap_err().to_string();
+        assert!(error.contains(&commit) && error.ends_with(text), "{error}");
+    }
+}
+
+#[test]
+fn lfs_files_are_what_they_point_to() {
+    let world = World::new();
+    world.init("a");
+    let model = b"the weights".to_vec();
+    let sha256 = {
+        let mut digester = Digester::new(false);
+        digester.update(&model);
+        hex(&digester.finish().sha256)
+    };
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {}\n", model.len());
+    world.write("a", "m/.gitattributes", b"*.bin filter=lfs diff=lfs merge=lfs -text\n");
+    world.write("a", "m/model.bin", pointer.as_bytes());
+    world.write("a", "fixture.txt", pointer.as_bytes());
+    // Without the LFS filter, so that the pointers are committed as they are.
+    world.git("a", &["config", "filter.lfs.clean", "cat"]);
+    let commit = world.commit("a");
+    let lost = pointer.replace(&sha256, &"0".repeat(64));
+    world.write("a", "m/lost.bin", lost.as_bytes());
+    let broken = world.commit("a");
+
+    // From disk the object cannot be had, and the error says so.
+    let error = world.ingest(&world.url("a"), &commit).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        format!(
+            "{}: `m/model.bin` is kept in Git LFS ({sha256}): Git LFS is fetched from https and http remotes only; \
+             use such an address",
+            world.path("a").display()
+        )
+    );
+
+    let backend = http_backend(world.dir.path().join("repos"));
+    let oid = sha256.clone();
+    let server = Server::start(move |request, _| match request.target.as_str() {
+        "/a/.git/info/lfs/objects/batch" => {
+            assert_eq!(request.header("accept"), Some("application/vnd.git-lfs+json"));
+            let asked: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+            let host = request.header("host").unwrap();
+            let objects: Vec<_> = asked["objects"].as_array().unwrap().iter().map(|object| {
+                if object["oid"] == oid.as_str() {
+                    let header = serde_json::json!({"X-Key": "k"});
+                    let href = format!("http://{host}/object");
+                    serde_json::json!({"oid": oid, "actions": {"download": {"href": href, "header": header}}})
+                } else {
+                    serde_json::json!({"oid": object["oid"], "error": {"code": 404, "message": "gone"}})
+                }
+            }).collect();
+            Reply::new(200, serde_json::json!({"transfer": "basic", "objects": objects}).to_string())
+        }
+        "/object" => {
+            assert_eq!(request.header("x-key"), Some("k"));
+            file(request, &model, "\"m\"")
+        }
+        _ => backend(request),
+    });
+    let url = server.url("/a/.git");
+    let (found, stats) = world.ingest(&url, &commit).unwrap();
+    assert_eq!(found["644 m/model.bin"], "the weights");
+    assert_eq!(found["644 fixture.txt"], pointer);
+    assert_eq!(stats.lfs_files, 1);
+
+    let error = world.ingest(&url, &broken).unwrap_err().to_string();
+    let zeros = "0".repeat(64);
+    assert_eq!(
+        error,
+        format!("{url}: `m/lost.bin` is kept in Git LFS ({zeros}): the server has it not: gone (404)")
+    );
+    // What the store has by its sha256 needs no server.
+    world.git("a", &["rm", "-q", "m/lost.bin", "fixture.txt"]);
+    let next = world.commit("a");
+    let (found, _) = world.ingest(&world.url("a"), &next).unwrap();
+    assert_eq!(found["644 m/model.bin"], "the weights");
+}
+
+#[test]
+fn failures_are_told_in_plain_words() {
+    let world = World::new();
+    world.init("empty");
+    let daemon = Daemon::start(&world);
+    let server = Server::start(|request, _| match &request.target {
+        target if target.starts_with("/private") => Reply::new(401, "").with("WWW-Authenticate", "Basic realm=\"x\""),
+        target if target.starts_with("/broken") => Reply::new(500, ""),
+        target if target.starts_with("/page") => Reply::new(200, "<html>").with("Content-Type", "text/html"),
+        _ => Reply::new(404, ""),
+    });
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (url, text) in [
+        (server.url("/none"), "repository not found or private"),
+        (server.url("/private"), "access refused"),
+        (server.url("/broken"), "listing the references of"),
+        (server.url("/page"), "listing the references of"),
+        (daemon.url("none"), "repository not found or private"),
+        (format!("git://{free}/a"), "127.0.0.1 is not reachable"),
+        (format!("http://user:secret@{free}/a"), "127.0.0.1 is not reachable"),
+        ("http://host.invalid/a".to_owned(), "host.invalid is not reachable"),
+        (world.url("none"), "repository not found or private"),
+        (world.url("empty"), "the repository is empty"),
+        (daemon.url("empty"), "the repository is empty"),
+    ] {
+        let error = world.resolve(&url, Some("main")).unwrap_err().to_string();
+        assert!(error.contains(text), "{url}: {error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_cancel_or_being_offline_stops_before_the_network() {
+    let world = World::new();
+    let commit = world.history("a", 1).remove(0);
+    let daemon = Daemon::start(&world);
+    let cancel = AtomicBool::new(true);
+    let options = SourceOptions { cancel: &cancel, ..SourceOptions::default() };
+    let error = world.ingest_with(&daemon.url("a"), &commit, None, &options).unwrap_err();
+    assert!(matches!(error, SourceError::Cancelled));
+    let options = SourceOptions { offline: true, ..SourceOptions::default() };
+    let error = world.ingest_with(&daemon.url("a"), &commit, None, &options).unwrap_err();
+    assert!(matches!(error, SourceError::Offline { .. }), "{error}");
+    // A repository of this machine is no network, and what the store has needs none.
+    world.ingest_with(&world.url("a"), &commit, None, &options).unwrap();
+    assert!(world.ingest_with(&daemon.url("a"), &commit, None, &options).unwrap().1.cached);
+}

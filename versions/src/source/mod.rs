@@ -1,0 +1,20 @@
+//! Where the bytes of a version come from: git repositories, HTTP servers, files of this machine.
+//!
+//! Each source brings its bytes into a [`cvs_store::Transaction`] and verifies them there; nothing is visible in the
+//! store before the caller commits. Work in progress lives in the transaction's scratch directory, and for downloads
+//! that shall outlive it, below `staging/partial`. Sources block their thread, tell what they do by [`SourceEvent`],
+//! and stop when the cancel flag of [`SourceOptions`] is set. They never print.
+
+mod digest;
+mod error;
+mod event;
+pub mod git;
+pub mod http;
+pub mod local;
+mod redact;
+#[cfg(test)]
+mod test_server;
+
+pub use self::digest::Expected;
+pub use self::error::SourceError;
+pub use self::event::{EventSink, NetworkLimits, SourceEvent, SourceOptions};
