@@ -1,0 +1,86 @@
+//! What a command is given: where things are, how to talk, and when to stop.
+
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cvs_store::Store;
+use cvs_versions::spec::VersionsDir;
+
+use crate::args::GlobalArgs;
+use crate::config::{self, Places};
+use crate::error::CliError;
+use crate::output::Output;
+use crate::progress::Progress;
+
+/// One run of the program. The store is opened by the first command that asks for it.
+pub(crate) struct Context {
+    places: Places,
+    output: Output,
+    cancel: Arc<AtomicBool>,
+    store: OnceCell<Store>,
+}
+
+impl Context {
+    pub(crate) fn new(args: &GlobalArgs, output: Output, cancel: Arc<AtomicBool>) -> Result<Self, CliError> {
+        Ok(Self { places: config::places(args)?, output, cancel, store: OnceCell::new() })
+    }
+
+    /// The home directory as it was named; it need not exist.
+    pub(crate) fn home(&self) -> &Path {
+        &self.places.home
+    }
+
+    /// Where data, talk and progress go.
+    pub(crate) fn output(&self) -> &Output {
+        &self.output
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        self.output.progress()
+    }
+
+    /// Set when the person asked to stop.
+    pub(crate) fn cancel(&self) -> &Arc<AtomicBool> {
+        &self.cancel
+    }
+
+    /// Fails when the person asked to stop.
+    pub(crate) fn check_cancel(&self) -> Result<(), CliError> {
+        if self.cancel.load(Ordering::Relaxed) { Err(CliError::Interrupted) } else { Ok(()) }
+    }
+
+    /// The store, made when there is none.
+    pub(crate) fn store(&self) -> Result<&Store, CliError> {
+        if let Some(store) = self.store.get() {
+            return Ok(store);
+        }
+        let store = Store::open(self.home())?;
+        Ok(self.store.get_or_init(|| store))
+    }
+
+    /// The directory of specs.
+    pub(crate) fn versions_dir(&self) -> VersionsDir {
+        VersionsDir::new(self.versions_path())
+    }
+
+    fn versions_path(&self) -> PathBuf {
+        self.places.versions.clone().unwrap_or_else(|| self.home().join("versions"))
+    }
+
+    /// Whether a person can be asked: both what is asked and the answer go through a terminal.
+    pub(crate) fn can_ask(&self) -> bool {
+        use std::io::IsTerminal;
+        std::io::stdin().is_terminal() && std::io::stderr().is_terminal() && !self.output.is_json()
+    }
+
+    /// Asks a question that is answered by yes or no; no is the default.
+    pub(crate) fn ask(&self, question: &str) -> Result<bool, CliError> {
+        self.output.prompt(&format!("{question} [y/N] "));
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).map_err(CliError::Stdin)?;
+        self.check_cancel()?;
+        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    }
+}

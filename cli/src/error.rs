@@ -1,0 +1,300 @@
+//! Failures: what is said, what is advised, and which code the process ends with. Nothing else in the program decides
+//! any of the three.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use cvs_fusefs::MountError;
+use cvs_store::StoreError;
+use cvs_versions::SpecError;
+
+use crate::output::Output;
+use crate::signals;
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All is well.
+    Ok,
+    /// It could not be done.
+    Failed,
+    /// The command line is wrong.
+    Usage,
+    /// The store or a version is damaged.
+    Damage,
+    /// Something is in use.
+    Busy,
+    /// The person stopped it.
+    Interrupted,
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Damage => 3,
+            Self::Busy => 4,
+            Self::Interrupted => signals::INTERRUPTED,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// A spec, or a list given on the command line.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A mount.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// Arguments that are right one by one, and wrong together.
+    #[error("{0}")]
+    Usage(String),
+    /// The configuration file.
+    #[error("cannot use the configuration file {}: {detail}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Nobody says where the home directory is.
+    #[error("there is no home directory to put the store in")]
+    NoHome,
+    /// The handlers of signals.
+    #[error("cannot handle signals: {0}")]
+    Signals(#[source] io::Error),
+    /// The person's answer.
+    #[error("cannot read the answer: {0}")]
+    Stdin(#[source] io::Error),
+    /// Standard output.
+    #[error("cannot write to standard output: {0}")]
+    Stdout(#[source] io::Error),
+    /// The person stopped it.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl CliError {
+    /// The code that the process ends with.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Spec(error) => of_spec(error),
+            Self::Store(error) => of_store(error),
+            Self::Mount(error) => of_mount(error),
+            Self::Usage(_) => Exit::Usage,
+            Self::Interrupted => Exit::Interrupted,
+            // Whoever read our output has seen enough.
+            Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+            Self::Config { .. } | Self::NoHome | Self::Signals(_) | Self::Stdin(_) | Self::Stdout(_) => {
+                Exit::Failed
+            }
+        }
+    }
+
+    /// What to do next.
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Spec(error) => hint_of_spec(error),
+            Self::Store(error) => hint_of_store(error),
+            Self::Mount(error) => hint_of_mount(error),
+            Self::NoHome => Some("name a directory with --home DIR or CVS_HOME".to_owned()),
+            Self::Config { .. } => {
+                Some("it is a JSON object with the keys `home` and `versions_dir`, both optional".to_owned())
+            }
+            Self::Usage(_) | Self::Signals(_) | Self::Stdin(_) | Self::Stdout(_) | Self::Interrupted => None,
+        }
+    }
+}
+
+fn of_spec(error: &SpecError) -> Exit {
+    match error {
+        SpecError::Id { .. } => Exit::Usage,
+        SpecError::Unknown { .. }
+        | SpecError::Exists { .. }
+        | SpecError::Changed { .. }
+        | SpecError::Syntax { .. }
+        | SpecError::Invalid { .. }
+        | SpecError::Stray { .. }
+        | SpecError::Io { .. } => Exit::Failed,
+    }
+}
+
+fn of_store(error: &StoreError) -> Exit {
+    match error {
+        StoreError::Busy { .. } => Exit::Busy,
+        StoreError::Interrupted => Exit::Interrupted,
+        StoreError::MissingBlob(_)
+        | StoreError::WrongSize { .. }
+        | StoreError::MissingManifest(_)
+        | StoreError::DamagedManifest(_) => Exit::Damage,
+        StoreError::UnreadableRoot { source, .. } => of_store(source),
+        StoreError::Io { .. }
+        | StoreError::NoSpace { .. }
+        | StoreError::UnknownFormat { .. }
+        | StoreError::Manifest { .. }
+        | StoreError::Path { .. }
+        | StoreError::Changed { .. }
+        | StoreError::Roots(_) => Exit::Failed,
+    }
+}
+
+fn of_mount(error: &MountError) -> Exit {
+    match error {
+        MountError::OverlayBusy { .. } => Exit::Busy,
+        MountError::Store(error) => of_store(error),
+        MountError::Io { source, .. } | MountError::Mount { source, .. } => match source.kind() {
+            io::ErrorKind::ResourceBusy => Exit::Busy,
+            _ => Exit::Failed,
+        },
+        MountError::Unsupported { .. } | MountError::UnknownFormat { .. } => Exit::Failed,
+    }
+}
+
+fn hint_of_spec(error: &SpecError) -> Option<String> {
+    match error {
+        SpecError::Unknown { .. } => Some("`cvs list` shows the versions that there are".to_owned()),
+        SpecError::Exists { id, .. } => {
+            Some(format!("choose another name, or remove it first: `cvs delete {id}`"))
+        }
+        SpecError::Changed { .. } => Some("run the command again to take the change in".to_owned()),
+        SpecError::Invalid { .. } | SpecError::Syntax { .. } => {
+            Some("docs/spec-v2.md says how a spec is written".to_owned())
+        }
+        SpecError::Io { source, .. } => hint_of_io(source),
+        SpecError::Id { .. } | SpecError::Stray { .. } => None,
+    }
+}
+
+fn hint_of_store(error: &StoreError) -> Option<String> {
+    match error {
+        StoreError::NoSpace { path, .. } => Some(format!(
+            "make room on the filesystem of {}; `cvs gc --grace 0` frees what no version needs",
+            path.display()
+        )),
+        StoreError::UnknownFormat { .. } => {
+            Some("use the version of cvs that wrote it, or a newer one, or another --home".to_owned())
+        }
+        StoreError::MissingBlob(_) | StoreError::WrongSize { .. } | StoreError::MissingManifest(_) => {
+            Some("`cvs lock VERSION` brings what is missing again; `cvs fsck` tells what is".to_owned())
+        }
+        StoreError::DamagedManifest(_) => {
+            Some("`cvs fsck --repair` sets damaged objects aside and brings them again".to_owned())
+        }
+        StoreError::UnreadableRoot { source, .. } => hint_of_store(source),
+        StoreError::Roots(error) => error.downcast_ref::<SpecError>().and_then(hint_of_spec).or_else(|| {
+            Some("nothing is collected while a spec cannot be read: mend it or move it away".to_owned())
+        }),
+        StoreError::Busy { pid, .. } => {
+            Some(format!("wait for process {pid}, or end it; `cvs mounts` lists what is mounted"))
+        }
+        StoreError::Io { source, .. } => hint_of_io(source),
+        StoreError::Changed { .. } => Some("run the command again when nothing writes to it".to_owned()),
+        StoreError::Manifest { .. } | StoreError::Path { .. } | StoreError::Interrupted => None,
+    }
+}
+
+fn hint_of_mount(error: &MountError) -> Option<String> {
+    match error {
+        MountError::OverlayBusy { .. } => Some(
+            "`cvs mounts` shows where; unmount it, or use --read-only, --ephemeral or --overlay DIR"
+                .to_owned(),
+        ),
+        MountError::Unsupported { .. } => {
+            Some("place it elsewhere with --overlay DIR or --home DIR".to_owned())
+        }
+        MountError::UnknownFormat { .. } => Some("use the version of cvs that wrote it".to_owned()),
+        MountError::Mount { .. } => {
+            Some("`cvs doctor` says whether this machine can mount, and what to do if not".to_owned())
+        }
+        MountError::Store(error) => hint_of_store(error),
+        MountError::Io { source, .. } => hint_of_io(source),
+    }
+}
+
+fn hint_of_io(error: &io::Error) -> Option<String> {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Some(
+            "the store belongs to whoever made it: run cvs as that user, or name another --home".to_owned(),
+        ),
+        io::ErrorKind::ReadOnlyFilesystem => Some("name a writable place with --home DIR".to_owned()),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("make room; `cvs gc --grace 0` frees what no version needs".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Says what went wrong, with every cause that the message does not hold yet, and what to do next.
+pub(crate) fn report(error: &CliError, output: &Output) {
+    if error.exit() == Exit::Ok {
+        return;
+    }
+    output.error(&chain(error));
+    if let Some(hint) = error.hint() {
+        output.hint(&hint);
+    }
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        // Many messages say their cause already.
+        if !text.contains(&words) {
+            text.push_str(&format!("\n  caused by: {words}"));
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_failure_has_its_code() {
+        let io = |kind: io::ErrorKind| io::Error::from(kind);
+        for (error, exit) in [
+            (CliError::Usage(String::new()), 2),
+            (SpecError::Id { found: "/".to_owned(), reason: "" }.into(), 2),
+            (SpecError::Unknown { id: "x".to_owned(), dir: "/v".into() }.into(), 1),
+            (StoreError::Busy { what: "x".to_owned(), pid: 1 }.into(), 4),
+            (StoreError::Interrupted.into(), 130),
+            (StoreError::MissingBlob(cvs_store::BlobId::of(b"")).into(), 3),
+            (MountError::OverlayBusy { path: "/o".into(), pid: "1".to_owned() }.into(), 4),
+            (MountError::Mount { path: "/m".into(), source: io(io::ErrorKind::ResourceBusy) }.into(), 4),
+            (MountError::Mount { path: "/m".into(), source: io(io::ErrorKind::NotFound) }.into(), 1),
+            (CliError::Stdout(io(io::ErrorKind::BrokenPipe)), 0),
+            (CliError::Stdout(io(io::ErrorKind::StorageFull)), 1),
+            (CliError::Interrupted, 130),
+        ] {
+            assert_eq!(error.exit().code(), exit, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let source = io::Error::other("no such thing");
+        let spec = SpecError::Io { operation: "read", path: "/x".into(), source };
+        assert_eq!(chain(&CliError::from(spec)), "cannot read /x\n  caused by: no such thing");
+        let store = StoreError::io("read", "/x", io::Error::other("no such thing"));
+        assert_eq!(chain(&CliError::from(store)), "cannot read /x: no such thing");
+    }
+}

@@ -1,0 +1,46 @@
+//! `cvs`, the ComfyUI Version Store: arguments, output, progress and exit codes around the libraries.
+//!
+//! stdout is data, stderr is talk. Only this crate prints, only it adds hints, and [`error`] alone decides what a
+//! failure's exit code is. A command is one file in [`commands`].
+
+mod args;
+mod commands;
+mod config;
+mod context;
+mod error;
+mod format;
+mod output;
+mod progress;
+mod reference;
+mod signals;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Cli;
+use crate::context::Context;
+use crate::error::Exit;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(&cli.global);
+    let result = start(cli, &output);
+    output.progress().stop();
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            error::report(&error, &output);
+            error.exit().into()
+        }
+    }
+}
+
+fn start(cli: Cli, output: &Output) -> Result<Exit, error::CliError> {
+    output::start_tracing(&cli.global);
+    let cancel = signals::install()?;
+    let context = Context::new(&cli.global, output.clone(), cancel)?;
+    cli.command.run(&context)
+}
