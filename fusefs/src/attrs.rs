@@ -102,8 +102,8 @@ impl Overlay {
         let name = own_name(name);
         loop {
             let len = match at.follow {
-                true => rustix::fs::getxattr(&*at.path, &*name, &mut [0u8; 0][..]),
-                false => rustix::fs::lgetxattr(&*at.path, &*name, &mut [0u8; 0][..]),
+                true => rustix::fs::getxattr_query(&*at.path, &*name),
+                false => rustix::fs::lgetxattr_query(&*at.path, &*name),
             };
             let mut value = vec![0u8; len.map_err(xattr_error("read an attribute"))?];
             let read = match at.follow {

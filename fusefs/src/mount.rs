@@ -42,8 +42,9 @@ impl Unmounter {
 }
 
 impl Mount {
-    /// Mounts `overlay` at `mountpoint`.
+    /// Mounts `overlay` at `mountpoint`. The umask of this process becomes 0: those of the callers count.
     pub fn new(overlay: Arc<Overlay>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
+        rustix::process::umask(rustix::fs::Mode::empty());
         let read_only = overlay.is_read_only();
         let mut config = Config::default();
         config.mount_options = vec![
