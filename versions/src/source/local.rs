@@ -17,7 +17,8 @@ use super::event::SourceOptions;
 use super::http::FetchedFile;
 use super::redact::redact;
 
-/// Read at once: small enough to stay in the cache, and to be hashed on this thread alone while the store uses the others.
+/// Read at once: small enough to stay in the cache, and to be hashed on this thread alone while the store uses the
+/// others.
 const BUFFER: usize = 256 << 10;
 
 /// The path of a plain path or `file://` address; none for any other address. A relative path is taken as it is.
