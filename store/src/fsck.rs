@@ -173,12 +173,12 @@ impl Fsck<'_> {
         let bytes = objects.iter().map(|(_, size)| size).sum();
         (self.progress)(FsckEvent::Found { objects: objects.len() as u64, bytes });
 
-        let checked = objects.par_iter().map_init(Vec::new, |buffer, (key, size)| {
+        let checked = objects.par_iter().map(|(key, size)| {
             if self.cancel.load(Ordering::Relaxed) {
                 return None;
             }
             let stamp = self.stamp(*key);
-            let verdict = self.check(*key, *size, buffer);
+            let verdict = self.check(*key, *size);
             (self.progress)(FsckEvent::Checked { bytes: *size });
             verdict.map(|kind| (*key, kind, stamp))
         });
@@ -216,8 +216,13 @@ impl Fsck<'_> {
         fs::symlink_metadata(self.store.layout().object(key)).ok().map(|metadata| Stamp::of(&metadata))
     }
 
-    fn check(&self, key: Key, size: u64, buffer: &mut Vec<u8>) -> Option<DamageKind> {
+    fn check(&self, key: Key, size: u64) -> Option<DamageKind> {
         let path = self.store.layout().object(key);
+        let open = || {
+            let file = File::open(path)?;
+            let size = file.metadata()?.len();
+            Ok((file, size))
+        };
         let tell = |bytes| {
             (self.progress)(FsckEvent::Read { bytes });
             match self.cancel.load(Ordering::Relaxed) {
@@ -228,9 +233,9 @@ impl Fsck<'_> {
         };
         match key {
             Key::Blob(id) => {
-                match File::open(path).and_then(|mut file| hash_file(&mut file, size, buffer, &tell)) {
-                    Ok((found, _)) if found == BlobId::from_bytes(id) => None,
-                    Ok((_, size)) => Some(DamageKind::WrongBytes { size }),
+                match open().and_then(|(file, size)| hash_file(&file, size, &tell)) {
+                    Ok(found) if found == BlobId::from_bytes(id) => None,
+                    Ok(_) => Some(DamageKind::WrongBytes { size }),
                     // A collection that runs beside us took it: nothing needs it.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                     Err(error) => Some(DamageKind::Unreadable { error: error.to_string() }),
@@ -339,9 +344,8 @@ impl Store {
     /// Reads a blob and tells whether its bytes have its id; none when it is not there.
     pub fn verify_blob(&self, id: &BlobId) -> Result<Option<bool>, StoreError> {
         let Some(size) = self.blob_size(id)? else { return Ok(None) };
-        let mut file = self.open_blob(id)?;
-        let hashed = hash_file(&mut file, size, &mut Vec::new(), &|_| Ok(()));
-        let (found, _) = hashed.map_err(|e| StoreError::io("read", self.blob_path(id), e))?;
+        let hashed = hash_file(&self.open_blob(id)?, size, &|_| Ok(()));
+        let found = hashed.map_err(|e| StoreError::io("read", self.blob_path(id), e))?;
         Ok(Some(found == *id))
     }
 }

@@ -65,7 +65,11 @@ impl Transaction {
         let mut builder = ManifestBuilder::new();
         let mut stats = TreeStats::default();
         let mut files = Vec::new();
-        scan(root, &RelPath::root(), options, &mut builder, &mut files, &mut stats)?;
+        let mut pending = vec![RelPath::root()];
+        while let Some(directory) = pending.pop() {
+            scan(root, &directory, options, &mut builder, &mut files, &mut pending, &mut stats)?;
+        }
+        stats.skipped.sort();
 
         let mut first_names: HashMap<(u64, u64), RelPath> = HashMap::new();
         let (mut links, mut contents) = (Vec::new(), Vec::new());
@@ -104,12 +108,14 @@ impl Transaction {
     }
 }
 
+/// Lists one directory; those in it are `pending`.
 fn scan(
     root: &Path,
     at: &RelPath,
     options: &TreeOptions<'_>,
     builder: &mut ManifestBuilder,
     files: &mut Vec<File>,
+    pending: &mut Vec<RelPath>,
     stats: &mut TreeStats,
 ) -> Result<(), StoreError> {
     let directory = root.join(at.as_path());
@@ -133,7 +139,7 @@ fn scan(
         if kind.is_dir() {
             stats.dirs += 1;
             builder.dir(&path, metadata.mode()).map_err(bad)?;
-            scan(root, &path, options, builder, files, stats)?;
+            pending.push(path);
         } else if kind.is_symlink() {
             stats.symlinks += 1;
             let target =

@@ -92,6 +92,23 @@ struct Merged {
     children: Vec<(Box<[u8]>, Place)>,
 }
 
+/// A graft, and an entry of its manifest.
+type Layer = (u32, u32);
+/// A graft, and the names that lead to its root from here.
+type Deeper = (u32, Vec<Box<[u8]>>);
+
+/// What lies at one name: entries of grafts, and grafts that lie deeper.
+type Slot = (Vec<Layer>, Vec<Deeper>);
+
+/// A directory that is still to be merged.
+#[derive(Default)]
+struct Queued {
+    parent: u32,
+    path: RelPath,
+    layers: Vec<Layer>,
+    deeper: Vec<Deeper>,
+}
+
 /// A composed view.
 pub struct View {
     id: ViewId,
@@ -146,7 +163,7 @@ impl View {
                 deeper.push((number, graft.path.names().map(Box::from).collect::<Vec<Box<[u8]>>>()));
             }
         }
-        view.merge(0, &RelPath::root(), &layers, &deeper)?;
+        view.merge(layers, deeper)?;
         let mut next = u32::try_from(view.merged.len()).map_err(|_| ComposeError::TooLarge)?;
         for manifest in &view.manifests {
             view.bases.push(next);
@@ -156,20 +173,20 @@ impl View {
         Ok(view)
     }
 
-    /// Makes the merged directory at `path` out of `layers` (directories) and the grafts that lie deeper.
-    fn merge(
-        &mut self,
-        parent: u32,
-        path: &RelPath,
-        layers: &[(u32, u32)],
-        deeper: &[(u32, Vec<Box<[u8]>>)],
-    ) -> Result<u32, ComposeError> {
-        #[derive(Default)]
-        struct Slot {
-            layers: Vec<(u32, u32)>,
-            deeper: Vec<(u32, Vec<Box<[u8]>>)>,
+    /// Makes the root out of `layers` (directories) and the grafts that lie deeper, and whatever is merged below it.
+    fn merge(&mut self, layers: Vec<Layer>, deeper: Vec<Deeper>) -> Result<(), ComposeError> {
+        // The directory that is queued as the nth becomes `merged[n]`.
+        let mut queue = vec![Queued { parent: 0, path: RelPath::root(), layers, deeper }];
+        while let Some(queued) = queue.get_mut(self.merged.len()).map(std::mem::take) {
+            let merged = self.merge_one(queued, &mut queue)?;
+            self.merged.push(merged);
         }
+        Ok(())
+    }
+
+    fn merge_one(&self, directory: Queued, queue: &mut Vec<Queued>) -> Result<Merged, ComposeError> {
         let this = self.merged.len() as u32;
+        let Queued { parent, path, layers, deeper } = directory;
         let (mut mode, mut hash) = (0o755, blake3::Hasher::new());
         let mut slots: BTreeMap<Box<[u8]>, Slot> = BTreeMap::new();
         for (position, &(graft, index)) in layers.iter().enumerate() {
@@ -182,57 +199,69 @@ impl View {
             for child in manifest.children(&dir) {
                 let Some(entry) = manifest.entry(child) else { continue };
                 let name = manifest.name(&entry).unwrap_or_default();
-                slots.entry(name.into()).or_default().layers.push((graft, child));
+                slots.entry(name.into()).or_default().0.push((graft, child));
             }
         }
         for (graft, names) in deeper {
             let Some((first, rest)) = names.split_first() else { continue };
-            hash.update(self.grafts[*graft as usize].manifest.as_bytes());
+            hash.update(self.grafts[graft as usize].manifest.as_bytes());
             hash.update(&(first.len() as u32).to_le_bytes()).update(first);
             let slot = slots.entry(first.clone()).or_default();
             if rest.is_empty() {
-                slot.layers.push((*graft, 0));
+                slot.0.push((graft, 0));
             } else {
-                slot.deeper.push((*graft, rest.to_vec()));
+                slot.1.push((graft, rest.to_vec()));
             }
         }
         let name = path.file_name().unwrap_or_default().into();
         let mtime = stamp(hash.finalize().as_bytes());
-        self.merged.push(Merged { parent, name, mode, mtime, links: 2, children: Vec::new() });
-        let (mut children, mut links) = (Vec::with_capacity(slots.len()), 2);
-        for (name, mut slot) in slots {
-            slot.layers.sort_by_key(|(graft, _)| *graft);
-            let label = |graft: u32| self.grafts[graft as usize].label.clone();
-            let inside = path.join(&name).map_err(|source| ComposeError::Path {
-                label: slot.layers.first().map_or_else(String::new, |l| label(l.0)),
-                source,
+        let mut merged =
+            Merged { parent, name, mode, mtime, links: 2, children: Vec::with_capacity(slots.len()) };
+        for (name, (mut layers, deeper)) in slots {
+            layers.sort_by_key(|(graft, _)| *graft);
+            let inside = path.join(&name).map_err(|source| {
+                let graft = layers.first().map(|layer| layer.0).or(deeper.first().map(|d| d.0));
+                let graft = graft.and_then(|graft| self.grafts.get(graft as usize));
+                ComposeError::Path { label: graft.map(|g| g.label.clone()).unwrap_or_default(), source }
             })?;
-            let is_dir = |(graft, index): (u32, u32)| {
-                self.manifests[graft as usize].entry(index).is_some_and(|e| e.kind() == EntryKind::Dir)
-            };
-            let contributors = || slot.layers.iter().map(|l| l.0).chain(slot.deeper.iter().map(|d| d.0));
-            if contributors().count() > 1
-                && let Some(&plain) = slot.layers.iter().find(|layer| !is_dir(**layer))
-            {
-                let other = contributors().find(|&graft| graft != plain.0).unwrap_or(plain.0);
-                let (first, second) = (label(plain.0.min(other)), label(plain.0.max(other)));
-                return Err(ComposeError::Conflict { path: inside, first, second });
-            }
-            let place = match (&slot.layers[..], &slot.deeper[..]) {
-                (&[(graft, index)], []) => {
-                    links += u32::from(is_dir((graft, index)));
-                    Place::Entry { graft, index }
+            self.check_conflict(&inside, &layers, &deeper)?;
+            let place = match (&layers[..], &deeper[..]) {
+                (&[layer], []) => {
+                    merged.links += u32::from(self.is_dir(layer));
+                    Place::Entry { graft: layer.0, index: layer.1 }
                 }
-                (layers, deeper) => {
-                    links += 1;
-                    Place::Merged(self.merge(this, &inside, layers, deeper)?)
+                _ => {
+                    merged.links += 1;
+                    let place = Place::Merged(queue.len() as u32);
+                    queue.push(Queued { parent: this, path: inside, layers, deeper });
+                    place
                 }
             };
-            children.push((name, place));
+            merged.children.push((name, place));
         }
-        self.merged[this as usize].children = children;
-        self.merged[this as usize].links = links;
-        Ok(this)
+        Ok(merged)
+    }
+
+    /// What is not a directory must be alone at its path.
+    fn check_conflict(
+        &self,
+        path: &RelPath,
+        layers: &[Layer],
+        deeper: &[Deeper],
+    ) -> Result<(), ComposeError> {
+        let Some(&(plain, _)) = layers.iter().find(|layer| !self.is_dir(**layer)) else { return Ok(()) };
+        let mut contributors = layers.iter().map(|layer| layer.0).chain(deeper.iter().map(|deep| deep.0));
+        if layers.len() + deeper.len() < 2 {
+            return Ok(());
+        }
+        let other = contributors.find(|graft| *graft != plain).unwrap_or(plain);
+        let label = |graft: u32| self.grafts[graft as usize].label.clone();
+        let (first, second) = (label(plain.min(other)), label(plain.max(other)));
+        Err(ComposeError::Conflict { path: path.clone(), first, second })
+    }
+
+    fn is_dir(&self, (graft, index): Layer) -> bool {
+        self.manifests[graft as usize].entry(index).is_some_and(|entry| entry.kind() == EntryKind::Dir)
     }
 
     /// Its identity.

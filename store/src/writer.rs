@@ -63,19 +63,11 @@ impl BlobWriter<'_> {
             let failed = io::Error::other("an earlier write failed");
             return Err(StoreError::io("finish", &self.path, failed));
         };
-        let stored =
-            StoredBlob { id: BlobId::from_bytes(*self.hasher.finalize().as_bytes()), size: self.size };
-        if self.txn.claim(stored.id.into())? == Some(self.size) {
-            return Ok(stored);
+        let id = BlobId::from_bytes(*self.hasher.finalize().as_bytes());
+        let (stored, taken) = self.txn.take_file(&self.path, &file, id, self.size)?;
+        if taken {
+            self.path.clear();
         }
-        let durable = self.size >= LARGE;
-        let done = file.set_permissions(fs::Permissions::from_mode(0o444)).and_then(|()| match durable {
-            true => file.sync_data(),
-            false => Ok(()),
-        });
-        done.map_err(|e| write_error("write", &self.path, self.size, e))?;
-        let path = std::mem::take(&mut self.path);
-        self.txn.stage(stored.id.into(), Staged { path, size: self.size, durable, protect: false });
         Ok(stored)
     }
 }
@@ -125,10 +117,8 @@ impl Drop for BlobWriter<'_> {
 impl Transaction {
     /// A writer for one blob whose bytes are not at hand at once.
     pub fn blob_writer(&self) -> Result<BlobWriter<'_>, StoreError> {
-        let path = self.next_path();
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
-        let file = Some(file.map_err(|e| write_error("create", &path, 0, e))?);
-        Ok(BlobWriter { txn: self, path, file, hasher: blake3::Hasher::new(), size: 0 })
+        let (path, file) = self.create()?;
+        Ok(BlobWriter { txn: self, path, file: Some(file), hasher: blake3::Hasher::new(), size: 0 })
     }
 
     /// Stores a local file.
@@ -203,14 +193,12 @@ impl Transaction {
         promised: Option<StoredBlob>,
     ) -> Result<(StoredBlob, Stamp, bool), StoreError> {
         let failed = |op| move |error| StoreError::io(op, path, error);
-        let (mut file, stamp) = open_regular(staged, OFlags::NOFOLLOW).map_err(failed("open"))?;
+        let (file, stamp) = open_regular(staged, OFlags::NOFOLLOW).map_err(failed("open"))?;
         let stored = match promised {
             Some(promised) => promised,
             None => {
-                let mut buffer = Vec::new();
-                let hashed = hash::hash_file(&mut file, stamp.size, &mut buffer, &|_| Ok(()));
-                let (id, size) = hashed.map_err(failed("read"))?;
-                StoredBlob { id, size }
+                let id = hash::hash_file(&file, stamp.size, &|_| Ok(())).map_err(failed("read"))?;
+                StoredBlob { id, size: stamp.size }
             }
         };
         let after = Stamp::of(&file.metadata().map_err(failed("look at"))?);
@@ -242,30 +230,65 @@ impl Transaction {
             source.read_to_end(&mut bytes).map_err(failed("read"))?;
             return Ok(StoredBlob { id: self.put_bytes(&bytes)?, size: bytes.len() as u64 });
         }
-        let mut writer = self.blob_writer()?;
-        if let Some(target) = &mut writer.file
-            && rustix::fs::ioctl_ficlone(&*target, &source).is_ok()
-        {
-            // The clone is a snapshot: it is hashed rather than the source, which may change.
-            let hasher = &mut writer.hasher;
-            let size = &mut writer.size;
-            let hashed = hash::in_pieces(target, |piece| {
-                hasher.update_rayon(piece);
-                *size += piece.len() as u64;
-                Ok(())
-            });
-            hashed.map_err(|e| StoreError::io("read", &writer.path, e))?;
-            return writer.finish();
+        let (staged, target) = self.create()?;
+        let done = self.fill(path, &source, &target, len);
+        let done = done.and_then(|id| self.take_file(&staged, &target, id, len));
+        if !matches!(done, Ok((_, true))) {
+            let _ = fs::remove_file(&staged);
         }
-        let mut unwritten = None;
-        let copied = hash::in_pieces(&mut source, |piece| {
-            writer.write_all(piece).inspect_err(|_| unwritten = Some(len.saturating_sub(writer.size)))
+        done.map(|(stored, _)| stored)
+    }
+
+    /// Makes `target` a copy of `source`.
+    fn fill(&self, path: &Path, source: &File, target: &File, len: u64) -> Result<BlobId, StoreError> {
+        let read_error = |error: io::Error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => StoreError::Changed { path: path.to_owned() },
+            _ => StoreError::io("read", path, error),
+        };
+        if rustix::fs::ioctl_ficlone(target, source).is_ok() {
+            // The clone is a snapshot: it is hashed rather than the source, which may change.
+            let size = target.metadata().map_err(read_error)?.len();
+            return match size == len {
+                true => hash::hash_file(target, len, &|_| Ok(())).map_err(read_error),
+                false => Err(StoreError::Changed { path: path.to_owned() }),
+            };
+        }
+        hash::copy_file(source, target, len).map_err(|error| match error {
+            hash::CopyError::Read(error) => read_error(error),
+            hash::CopyError::Write(at, error) => {
+                write_error("write", &self.lease.directory().join("object"), len.saturating_sub(at), error)
+            }
+        })
+    }
+
+    /// A new file in the staging directory.
+    fn create(&self) -> Result<(PathBuf, File), StoreError> {
+        let path = self.next_path();
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|e| write_error("create", &path, 0, e))?;
+        Ok((path, file))
+    }
+
+    /// Stages a file that is written to its end; false when its content is here already and it was not taken.
+    fn take_file(
+        &self,
+        path: &Path,
+        file: &File,
+        id: BlobId,
+        size: u64,
+    ) -> Result<(StoredBlob, bool), StoreError> {
+        let stored = StoredBlob { id, size };
+        if self.claim(id.into())? == Some(size) {
+            return Ok((stored, false));
+        }
+        let durable = size >= LARGE;
+        let done = file.set_permissions(fs::Permissions::from_mode(0o444)).and_then(|()| match durable {
+            true => file.sync_data(),
+            false => Ok(()),
         });
-        copied.map_err(|error| match unwritten {
-            Some(needed) => write_error("write", &writer.path, needed, error),
-            None => StoreError::io("read", path, error),
-        })?;
-        writer.finish()
+        done.map_err(|e| write_error("write", path, size, e))?;
+        self.stage(id.into(), Staged { path: path.to_owned(), size, durable, protect: false });
+        Ok((stored, true))
     }
 }
 

@@ -18,5 +18,8 @@ mod check;
 mod format;
 mod read;
 
+#[cfg(test)]
+mod tests;
+
 pub use build::ManifestBuilder;
 pub use read::{Entry, EntryKind, Manifest, Walk};
