@@ -9,6 +9,7 @@ mod config;
 mod context;
 mod error;
 mod format;
+mod machine;
 mod output;
 mod progress;
 mod reference;

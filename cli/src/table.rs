@@ -88,7 +88,7 @@ mod tests {
             "VERSION            SIZE  STATE\n\
              wan            12.3 MiB  ready\n\
              flux-next-one       1 B\n\
-             ev\u{fffd}il\u{fffd}             0 B  größe\n"
+             ev\u{fffd}il\u{fffd}              0 B  größe\n"
         );
     }
 }

@@ -1,0 +1,128 @@
+//! FUSE: the device, the right to mount, and passthrough.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use super::{Finding, find_program};
+
+const DEVICE: &str = "/dev/fuse";
+/// Bit 21 of the capability sets, from linux/capability.h.
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+/// The first Linux with FUSE passthrough.
+const PASSTHROUGH: (u32, u32) = (6, 9);
+
+pub(super) fn fuse_device() -> Finding {
+    const NAME: &str = "fuse";
+    let container = "in a container, start it with --device /dev/fuse";
+    match File::options().read(true).write(true).open(DEVICE) {
+        Ok(_) => Finding::ok(NAME, format!("{DEVICE} can be opened")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::broken(
+            NAME,
+            format!("there is no {DEVICE}"),
+            format!("`modprobe fuse` as root brings it; {container}"),
+        ),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Finding::broken(
+            NAME,
+            format!("{DEVICE} may not be opened by this user"),
+            format!("`chmod 666 {DEVICE}` as root allows it, as is usual; {container}"),
+        ),
+        Err(error) => {
+            Finding::broken(NAME, format!("{DEVICE} cannot be opened: {error}"), container.to_owned())
+        }
+    }
+}
+
+pub(super) fn may_mount() -> Finding {
+    const NAME: &str = "mount";
+    if is_admin() {
+        return Finding::ok(NAME, "this process may mount by itself (CAP_SYS_ADMIN)");
+    }
+    let install = "install it, on Debian and Ubuntu with `apt-get install fuse3` as root";
+    let Some(helper) = find_program("fusermount3") else {
+        return Finding::broken(
+            NAME,
+            "neither CAP_SYS_ADMIN nor fusermount3 in PATH",
+            format!("{install}; in a container, start it with --cap-add SYS_ADMIN"),
+        );
+    };
+    match helper.metadata() {
+        Ok(file) if file.uid() == 0 && file.permissions().mode() & 0o4000 != 0 => {
+            if no_new_privileges() {
+                return Finding::broken(
+                    NAME,
+                    format!("{} cannot get root's rights in this process (no_new_privs)", helper.display()),
+                    "start the container without no-new-privileges, or with --cap-add SYS_ADMIN",
+                );
+            }
+            Finding::ok(NAME, format!("through {}", helper.display()))
+        }
+        Ok(_) => Finding::broken(
+            NAME,
+            format!("{} is not setuid root", helper.display()),
+            format!("`chmod u+s {}` as root mends it", helper.display()),
+        ),
+        Err(error) => {
+            Finding::broken(NAME, format!("{} cannot be used: {error}", helper.display()), install.to_owned())
+        }
+    }
+}
+
+pub(super) fn passthrough() -> Finding {
+    const NAME: &str = "passthrough";
+    let without = "models are read through cvs then, which works and costs some speed";
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    let Some(version) = kernel_version(release) else {
+        return Finding::absent(NAME, format!("the kernel calls itself {release:?}"), without);
+    };
+    if version < PASSTHROUGH {
+        return Finding::absent(NAME, format!("Linux {release} has none, 6.9 does"), without);
+    }
+    if !is_admin() {
+        return Finding::absent(NAME, "it needs CAP_SYS_ADMIN", without);
+    }
+    Finding::ok(NAME, format!("Linux {release}, with CAP_SYS_ADMIN"))
+}
+
+fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn is_admin() -> bool {
+    let capabilities = status_field("CapEff:").and_then(|text| u64::from_str_radix(&text, 16).ok());
+    capabilities.is_some_and(|set| set & CAP_SYS_ADMIN != 0)
+}
+
+fn no_new_privileges() -> bool {
+    status_field("NoNewPrivs:").as_deref() == Some("1")
+}
+
+/// A line of proc_pid_status(5).
+fn status_field(name: &str) -> Option<String> {
+    let status = fs::read_to_string(Path::new("/proc/self/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_names_are_compared_by_number() {
+        for (release, version) in [
+            ("6.18.5", Some((6, 18))),
+            ("6.9-rc1", Some((6, 9))),
+            ("5.15.0-1023-aws", Some((5, 15))),
+            ("7.0", Some((7, 0))),
+            ("", None),
+            ("linux", None),
+        ] {
+            assert_eq!(kernel_version(release), version, "{release}");
+        }
+        assert!((6, 18) >= PASSTHROUGH && (6, 8) < PASSTHROUGH);
+    }
+}
