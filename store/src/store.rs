@@ -218,3 +218,41 @@ fn check_format(layout: &Layout) -> Result<(), StoreError> {
         Err(error) => Err(StoreError::io("read", path, error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Four threads of which some one always shares the lock: alone would never come without the gate.
+    #[test]
+    fn many_who_share_the_lock_do_not_keep_out_who_wants_it_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let (done, started) = (AtomicBool::new(false), Barrier::new(5));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    started.wait();
+                    while !done.load(Ordering::Relaxed) {
+                        let _shared = store.lock(Hold::Shared).unwrap();
+                        let until = Instant::now() + Duration::from_micros(200);
+                        while Instant::now() < until {
+                            std::hint::spin_loop();
+                        }
+                    }
+                });
+            }
+            started.wait();
+            let asked = Instant::now();
+            for _ in 0..20 {
+                drop(store.lock(Hold::Alone).unwrap());
+            }
+            done.store(true, Ordering::Relaxed);
+            assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+        });
+    }
+}

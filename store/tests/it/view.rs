@@ -144,7 +144,11 @@ fn the_time_of_a_directory_moves_with_its_entries() {
         let view = View::compose(&home.store, grafts).unwrap();
         view.entry(view.resolve(&path("custom_nodes")).unwrap()).unwrap().mtime
     };
-    let times = [time(&[core.clone()]), time(&[core.clone(), node.clone()]), time(&[core.clone(), renamed])];
+    let times = [
+        time(std::slice::from_ref(&core)),
+        time(&[core.clone(), node.clone()]),
+        time(&[core.clone(), renamed]),
+    ];
     assert!(times[0] != times[1] && times[1] != times[2] && times[0] != times[2], "{times:?}");
     assert_eq!(times[1], time(&[core, node]));
 }
