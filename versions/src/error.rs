@@ -1,9 +1,14 @@
-//! Errors of specs. Each variant names the operation, the object and the source; hints and exit codes are the
-//! caller's.
+//! The errors of this crate. Each variant names the operation, the object and the source; hints and exit codes are
+//! the caller's. [`SpecError`] and [`SourceError`] are what the parts return, [`VersionsError`] holds them all.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+
+use cvs_store::{ComposeError, RelPath, StoreError};
+
+use crate::source::SourceError;
+use crate::spec::{Part, StalePart, VersionId};
 
 /// Where a text came from: what an error names first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,12 +129,152 @@ impl SpecError {
     }
 }
 
-fn list(problems: &[Problem]) -> String {
-    match problems {
+fn list<T: fmt::Display>(items: &[T]) -> String {
+    match items {
         [only] => only.to_string(),
         many => {
-            let lines: Vec<String> = many.iter().map(|problem| format!("\n  {problem}")).collect();
+            let lines: Vec<String> =
+                many.iter().map(|item| format!("\n  {}", item.to_string().replace('\n', "\n  "))).collect();
             format!("{} problems{}", many.len(), lines.concat())
+        }
+    }
+}
+
+/// Why an operation on versions failed. Everything that the [`Workspace`](crate::Workspace) returns is one of these.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VersionsError {
+    /// A spec, or the directory of specs. It names the file.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The store could not be opened or read, apart from any version.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store failed while it worked for a version.
+    #[error("version {id}: cannot {operation}: {source}")]
+    Version {
+        /// The version.
+        id: VersionId,
+        /// What was being done: `keep its objects`, `store its models`, …
+        operation: &'static str,
+        /// What the store said.
+        source: StoreError,
+    },
+    /// Parts could not be brought. All that failed are listed, in the order of the spec.
+    #[error("version {id}: {}", list(failures))]
+    Sources {
+        /// The version.
+        id: VersionId,
+        /// Every failure; never empty.
+        failures: Vec<SourceFailure>,
+    },
+    /// The network was not to be used, and the store does not have everything.
+    #[error("version {id}: not in the store, and offline: {}", list(missing))]
+    Offline {
+        /// The version.
+        id: VersionId,
+        /// What is missing; never empty.
+        missing: Vec<SourceFailure>,
+    },
+    /// The lock does not answer the spec, and was not to be changed.
+    #[error("version {id}: the lock is out of date, and --locked forbids to change it: {}", list(stale))]
+    Locked {
+        /// The version.
+        id: VersionId,
+        /// What is stale; never empty.
+        stale: Vec<StalePart>,
+    },
+    /// Two parts have something at one path of the view, and not both a directory.
+    #[error("version {id}: {first} and {second} both have {path}")]
+    Conflict {
+        /// The version.
+        id: VersionId,
+        /// The path in the view.
+        path: RelPath,
+        /// `core`, `node NAME` or `models`: what comes first.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// The parts cannot be laid over each other for another reason.
+    #[error("version {id}: cannot compose the view: {source}")]
+    Compose {
+        /// The version.
+        id: VersionId,
+        /// Why not.
+        source: ComposeError,
+    },
+    /// The spec was edited again each time that its lock was about to be written.
+    #[error(
+        "version {id}: the spec was edited {attempts} times while it was being locked; the lock was not written"
+    )]
+    Unsteady {
+        /// The version.
+        id: VersionId,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// What was to be updated is not part of the version.
+    #[error("version {id} has no part {found:?}; its parts are {}", parts.join(", "))]
+    NoSuchPart {
+        /// The version.
+        id: VersionId,
+        /// What was asked for.
+        found: String,
+        /// What there is.
+        parts: Vec<String>,
+    },
+    /// The version is mounted.
+    #[error("version {id} is mounted {}", mounts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    Busy {
+        /// The version.
+        id: VersionId,
+        /// By whom; never empty.
+        mounts: Vec<MountRef>,
+    },
+    /// The files outside of the store that belong to a version: its overlay.
+    #[error("version {id}: cannot {operation} {}: {source}", path.display())]
+    Io {
+        /// The version.
+        id: VersionId,
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The caller's cancel flag was set. What was downloaded so far is kept for the next time.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+/// One part that could not be brought.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {source}")]
+pub struct SourceFailure {
+    /// Its place in the spec, as `models[0].source`.
+    pub place: String,
+    /// Which part.
+    pub part: Part,
+    /// Why not.
+    pub source: SourceError,
+}
+
+/// A live mount of a version.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct MountRef {
+    /// The process that serves it.
+    pub pid: u32,
+    /// What the mount says of itself; `mountpoint` is where.
+    pub info: serde_json::Value,
+}
+
+impl fmt::Display for MountRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.info.get("mountpoint").and_then(serde_json::Value::as_str) {
+            Some(mountpoint) => write!(f, "at {mountpoint} (process {})", self.pid),
+            None => write!(f, "by process {}", self.pid),
         }
     }
 }

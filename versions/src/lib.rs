@@ -1,8 +1,15 @@
 //! Versions of ComfyUI: what a person asks for (the spec), what it resolved to (the lock), and where it comes from
-//! (the sources). This crate knows nothing of FUSE, and prints nothing.
+//! (the sources). A [`Workspace`] is a home with all of it. This crate knows nothing of FUSE, and prints nothing.
 
 mod error;
 pub mod source;
 pub mod spec;
+mod workspace;
 
-pub use error::{Origin, Problem, SpecError};
+pub use error::{MountRef, Origin, Problem, SourceFailure, SpecError, VersionsError};
+pub use workspace::{
+    CommitRef, CreateOptions, CreateReport, DeleteOptions, DeleteReport, Event, Events, LockOptions,
+    LockReport, LockState, NodeSummary, OverlayReport, PartReport, PartState, Ready, Refreshed,
+    RepairOptions, RepairReport, Repaired, RepairedObject, ReportPart, Update, ValidateOptions,
+    ValidateReport, VersionSummary, Why, Workspace,
+};

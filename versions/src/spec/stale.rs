@@ -91,18 +91,7 @@ impl fmt::Display for StalePart {
             Part::Models => f.write_str("the models")?,
             Part::View => f.write_str("the view")?,
         }
-        match &self.reason {
-            StaleReason::NeverLocked => f.write_str(": missing"),
-            StaleReason::Added => f.write_str(": added"),
-            StaleReason::Removed => f.write_str(": removed"),
-            StaleReason::SourceChanged { from, to } => write!(f, ": from {to}, was {from}"),
-            StaleReason::RevisionChanged { from, to } => write!(f, ": at {to}, was {from}"),
-            StaleReason::ChecksumChanged { to } => write!(f, ": {to} to be verified"),
-            StaleReason::Moved { from } => write!(f, ": moved from {from}"),
-            StaleReason::Renamed { from } => write!(f, ": renamed from {from}"),
-            StaleReason::Reordered => f.write_str(": in another order"),
-            StaleReason::NotFetched => f.write_str(": not fetched yet"),
-        }
+        write!(f, ": {}", self.reason)
     }
 }
 

@@ -1,0 +1,130 @@
+//! What an operation on versions tells while it works. Events come from several threads at once; nothing here prints.
+
+use std::fmt;
+
+use crate::source::SourceEvent;
+use crate::spec::{Part, StaleReason, VersionId};
+
+/// One step of an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// So many parts of the version have to be resolved or brought; the others are as the lock has them.
+    Planned {
+        /// The version.
+        id: &'a VersionId,
+        /// Parts to work on.
+        parts: usize,
+        /// Parts that stay as they are.
+        unchanged: usize,
+    },
+    /// The remote is asked which commit a part is at.
+    Resolving {
+        /// The part.
+        part: &'a Part,
+        /// Why it is worked on.
+        why: &'a Why,
+    },
+    /// The content of a part is being brought.
+    Fetching {
+        /// The part.
+        part: &'a Part,
+        /// Why it is worked on.
+        why: &'a Why,
+    },
+    /// What the source of a part tells.
+    Source {
+        /// The part.
+        part: &'a Part,
+        /// What it tells.
+        event: SourceEvent<'a>,
+    },
+    /// A part is in the transaction.
+    Fetched {
+        /// The part.
+        part: &'a Part,
+        /// Its files, symlinks included.
+        files: u64,
+        /// True when all of it was in the store already, so that nothing had to be read.
+        reused: bool,
+    },
+    /// A part could not be brought; the error follows from the operation itself.
+    Failed {
+        /// The part.
+        part: &'a Part,
+    },
+    /// What was brought is being made durable.
+    Committing,
+    /// The spec was edited while its lock was made: the edit is taken up.
+    EditedMeanwhile {
+        /// The version.
+        id: &'a VersionId,
+    },
+    /// A check found this much to look at.
+    CheckFound {
+        /// Distinct blobs.
+        blobs: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// A check is done with one blob.
+    Checked {
+        /// Its size in bytes.
+        bytes: u64,
+    },
+}
+
+/// Where events go.
+pub type Events<'a> = &'a (dyn Fn(Event<'_>) + Sync);
+
+/// Why a part was worked on.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// The lock does not answer the spec.
+    Stale(StaleReason),
+    /// It is pinned, and the store does not have it, or not all of it.
+    NotInStore,
+    /// The caller asked for what its source has now.
+    Asked,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stale(StaleReason::NeverLocked) => f.write_str("never locked"),
+            Self::Stale(reason) => reason.fmt(f),
+            Self::NotInStore => f.write_str("not in the store"),
+            Self::Asked => f.write_str("update asked for"),
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lock => f.write_str("lock"),
+            Self::Comfy => f.write_str("core"),
+            Self::Node(path) => write!(f, "node {path}"),
+            Self::Model(path) => write!(f, "model {path}"),
+            Self::Models => f.write_str("models"),
+            Self::View => f.write_str("view"),
+        }
+    }
+}
+
+impl fmt::Display for StaleReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NeverLocked => f.write_str("missing"),
+            Self::Added => f.write_str("added"),
+            Self::Removed => f.write_str("removed"),
+            Self::SourceChanged { from, to } => write!(f, "from {to}, was {from}"),
+            Self::RevisionChanged { from, to } => write!(f, "at {to}, was {from}"),
+            Self::ChecksumChanged { to } => write!(f, "{to} to be verified"),
+            Self::Moved { from } => write!(f, "moved from {from}"),
+            Self::Renamed { from } => write!(f, "renamed from {from}"),
+            Self::Reordered => f.write_str("in another order"),
+            Self::NotFetched => f.write_str("not fetched yet"),
+        }
+    }
+}

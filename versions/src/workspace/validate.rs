@@ -1,0 +1,418 @@
+//! Checking one version, part by part. Nothing is changed; what is damaged, `fsck` sets aside and repairs.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cvs_store::{BlobId, ComposeError, EntryKind, Manifest, ManifestId, StoreError, View};
+use rayon::prelude::*;
+use serde::{Serialize, Serializer};
+
+use super::event::{Event, Events};
+use super::lock::{compose_error, grafts};
+use super::options::LockOptions;
+use super::{Workspace, store_error};
+use crate::error::{SpecError, VersionsError};
+use crate::source::NetworkLimits;
+use crate::spec::{Lock, Part, Spec, StalePart, StaleReason, VersionId, Warning};
+
+/// Read at once.
+const BUFFER: usize = 1 << 20;
+/// Paths named in the detail of a part.
+const NAMED: usize = 3;
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+/// How a version is checked.
+#[derive(Clone, Copy)]
+pub struct ValidateOptions<'a> {
+    /// Reads and hashes every blob. Otherwise only its presence and size are looked at.
+    pub deep: bool,
+    /// First brings the lock up to date and everything that is not in the store.
+    pub fetch: bool,
+    /// Hears of progress.
+    pub events: Events<'a>,
+    /// Set to true, by anyone at any time, to stop.
+    pub cancel: &'a AtomicBool,
+    /// Timeouts and retries of what is brought.
+    pub limits: NetworkLimits,
+}
+
+impl Default for ValidateOptions<'_> {
+    fn default() -> Self {
+        Self { deep: false, fetch: false, events: &|_| {}, cancel: &NEVER, limits: NetworkLimits::default() }
+    }
+}
+
+/// The state of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ValidateReport {
+    /// The version.
+    pub id: VersionId,
+    /// The spec, the core, the nodes, the models, the view.
+    pub parts: Vec<PartReport>,
+    /// What is odd in the spec.
+    pub warnings: Vec<Warning>,
+}
+
+impl ValidateReport {
+    /// True when every part is present.
+    pub fn is_ok(&self) -> bool {
+        self.parts.iter().all(|part| part.state == PartState::Present)
+    }
+
+    /// True when a part is damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.parts.iter().any(|part| part.state == PartState::Damaged)
+    }
+}
+
+/// The state of one part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartReport {
+    /// Which.
+    pub part: ReportPart,
+    /// Its state.
+    pub state: PartState,
+    /// Why it is not present.
+    pub detail: Option<String>,
+    /// Its files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A part of a version, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReportPart {
+    /// The file of the spec.
+    Spec,
+    /// The core.
+    Core,
+    /// The node of this name.
+    Node(String),
+    /// The model at this path.
+    Model(String),
+    /// The view of everything.
+    View,
+}
+
+impl fmt::Display for ReportPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spec => f.write_str("spec"),
+            Self::Core => f.write_str("core"),
+            Self::Node(name) => write!(f, "node {name}"),
+            Self::Model(path) => write!(f, "model {path}"),
+            Self::View => f.write_str("view"),
+        }
+    }
+}
+
+impl Serialize for ReportPart {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What became of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PartState {
+    /// All of it is there.
+    Present,
+    /// Something of it is not in the store.
+    Missing,
+    /// Something of it is not what it must be.
+    Damaged,
+    /// The lock does not answer the spec.
+    Stale,
+}
+
+impl fmt::Display for PartState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Present => "present",
+            Self::Missing => "missing",
+            Self::Damaged => "damaged",
+            Self::Stale => "stale",
+        })
+    }
+}
+
+impl Workspace {
+    /// Checks every part of a version. A spec that cannot be read is a damaged part, not an error.
+    pub fn validate(
+        &self,
+        id: &VersionId,
+        options: &ValidateOptions<'_>,
+    ) -> Result<ValidateReport, VersionsError> {
+        if options.fetch {
+            let (events, cancel, limits) = (options.events, options.cancel, options.limits);
+            self.lock(id, &LockOptions { thorough: true, events, cancel, limits, ..LockOptions::default() })?;
+        }
+        let document = match self.read(id) {
+            Ok(document) => document,
+            Err(VersionsError::Spec(
+                error @ (SpecError::Syntax { .. } | SpecError::Invalid { .. } | SpecError::Io { .. }),
+            )) => {
+                let parts = vec![report(ReportPart::Spec, PartState::Damaged, error.to_string())];
+                return Ok(ValidateReport { id: id.clone(), parts, warnings: Vec::new() });
+            }
+            Err(error) => return Err(error),
+        };
+        let spec = document.spec();
+        let check = Check { workspace: self, spec, options, stale: spec.stale() };
+        let warnings = document.warnings().to_vec();
+        Ok(ValidateReport { id: id.clone(), parts: check.run(document.text().len() as u64)?, warnings })
+    }
+}
+
+fn report(part: ReportPart, state: PartState, detail: String) -> PartReport {
+    PartReport { part, state, detail: Some(detail), files: 0, bytes: 0 }
+}
+
+struct Check<'a> {
+    workspace: &'a Workspace,
+    spec: &'a Spec,
+    options: &'a ValidateOptions<'a>,
+    stale: Vec<StalePart>,
+}
+
+/// What is wrong with a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Missing,
+    Damaged,
+}
+
+/// A manifest, or why there is none.
+type Content = Result<Manifest, (PartState, String)>;
+
+impl Check<'_> {
+    fn run(&self, spec_bytes: u64) -> Result<Vec<PartReport>, VersionsError> {
+        let spec = self.spec;
+        let mut parts = vec![PartReport {
+            part: ReportPart::Spec,
+            state: PartState::Present,
+            detail: None,
+            files: 1,
+            bytes: spec_bytes,
+        }];
+        let lock = spec.lock.as_ref();
+        let core = self.content(lock.and_then(|lock| lock.comfy.manifest))?;
+        let mut nodes = Vec::new();
+        for node in &spec.custom_nodes {
+            let locked = lock.and_then(|lock| lock.reusable_node(node));
+            nodes.push(self.content(locked.and_then(|locked| locked.locked.manifest))?);
+        }
+        let faults = self.faults(std::iter::once(&core).chain(&nodes), lock)?;
+
+        parts.push(self.of_manifest(ReportPart::Core, &Part::Comfy, &core, &faults));
+        for (node, content) in spec.custom_nodes.iter().zip(&nodes) {
+            let part = Part::Node(node.path.to_string());
+            parts.push(self.of_manifest(ReportPart::Node(node.name.clone()), &part, content, &faults));
+        }
+        for model in spec.wanted_models() {
+            let path = model.path.to_string();
+            let part = ReportPart::Model(path.clone());
+            if let Some(stale) = self.stale_report(&part, &Part::Model(path)) {
+                parts.push(stale);
+            } else if let Some(locked) = lock.and_then(|lock| lock.reusable_model(model)) {
+                let state = faults.get(&locked.blake3).map_or(PartState::Present, |fault| fault.state());
+                let detail = (state != PartState::Present).then(|| format!("blob {}", locked.blake3));
+                parts.push(PartReport { part, state, detail, files: 1, bytes: locked.size });
+            }
+        }
+        parts.push(self.view(lock)?);
+        Ok(parts)
+    }
+
+    fn content(&self, manifest: Option<ManifestId>) -> Result<Content, VersionsError> {
+        let Some(id) = manifest else {
+            return Ok(Err((PartState::Missing, "not fetched yet".to_owned())));
+        };
+        match self.workspace.store.manifest(&id) {
+            Ok(manifest) => Ok(Ok(manifest)),
+            Err(error @ StoreError::MissingManifest(_)) => Ok(Err((PartState::Missing, error.to_string()))),
+            Err(error @ (StoreError::DamagedManifest(_) | StoreError::Manifest { .. })) => {
+                Ok(Err((PartState::Damaged, error.to_string())))
+            }
+            Err(error) => Err(store_error(&self.spec.version_id, "check its content")(error)),
+        }
+    }
+
+    /// Looks at every blob once, whoever lists it.
+    fn faults<'a>(
+        &self,
+        contents: impl Iterator<Item = &'a Content>,
+        lock: Option<&Lock>,
+    ) -> Result<HashMap<BlobId, Fault>, VersionsError> {
+        let mut sizes: HashMap<BlobId, u64> = HashMap::new();
+        for manifest in contents.filter_map(|content| content.as_ref().ok()) {
+            for (_, size, blob) in files(manifest) {
+                sizes.insert(blob, size);
+            }
+        }
+        for model in lock.iter().flat_map(|lock| &lock.models) {
+            sizes.insert(model.blake3, model.size);
+        }
+        let mut blobs: Vec<(BlobId, u64)> = sizes.into_iter().collect();
+        blobs.sort_unstable_by_key(|(id, size)| (std::cmp::Reverse(*size), *id));
+        let events = self.options.events;
+        let bytes = blobs.iter().map(|(_, size)| size).sum();
+        events(Event::CheckFound { blobs: blobs.len() as u64, bytes });
+        let checked: Result<Vec<Option<(BlobId, Fault)>>, StoreError> = blobs
+            .into_par_iter()
+            .map_init(Vec::new, |buffer, (id, size)| {
+                let fault = self.fault(&id, size, buffer)?;
+                events(Event::Checked { bytes: size });
+                Ok(fault.map(|fault| (id, fault)))
+            })
+            .collect();
+        let checked = checked.map_err(store_error(&self.spec.version_id, "check its content"))?;
+        Ok(checked.into_iter().flatten().collect())
+    }
+
+    fn fault(&self, id: &BlobId, size: u64, buffer: &mut Vec<u8>) -> Result<Option<Fault>, StoreError> {
+        let cancelled = || self.options.cancel.load(Ordering::Relaxed);
+        if cancelled() {
+            return Err(StoreError::Interrupted);
+        }
+        let store = &self.workspace.store;
+        match store.blob_size(id)? {
+            None => return Ok(Some(Fault::Missing)),
+            Some(found) if found != size => return Ok(Some(Fault::Damaged)),
+            Some(_) if !self.options.deep => return Ok(None),
+            Some(_) => {}
+        }
+        let mut file = match store.open_blob(id) {
+            Ok(file) => file,
+            Err(StoreError::MissingBlob(_)) => return Ok(Some(Fault::Missing)),
+            Err(error) => return Err(error),
+        };
+        buffer.resize(BUFFER, 0);
+        let mut hasher = blake3::Hasher::new();
+        loop {
+            match file.read(buffer) {
+                Ok(0) => break,
+                Ok(n) => hasher.update(&buffer[..n]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                // A disk that cannot give the bytes back is damage, not a reason to stop.
+                Err(_) => return Ok(Some(Fault::Damaged)),
+            };
+            if cancelled() {
+                return Err(StoreError::Interrupted);
+            }
+        }
+        Ok((hasher.finalize().as_bytes() != id.as_bytes()).then_some(Fault::Damaged))
+    }
+
+    fn stale_report(&self, part: &ReportPart, of: &Part) -> Option<PartReport> {
+        let stale = self.stale.iter().find(|stale| stale.part == *of || stale.part == Part::Lock)?;
+        let state = match stale.reason {
+            StaleReason::NotFetched | StaleReason::NeverLocked => PartState::Missing,
+            _ => PartState::Stale,
+        };
+        let detail = match stale.reason {
+            StaleReason::NeverLocked => "never locked".to_owned(),
+            _ => stale.reason.to_string(),
+        };
+        Some(report(part.clone(), state, detail))
+    }
+
+    fn of_manifest(
+        &self,
+        part: ReportPart,
+        of: &Part,
+        content: &Content,
+        faults: &HashMap<BlobId, Fault>,
+    ) -> PartReport {
+        if let Some(stale) = self.stale_report(&part, of) {
+            return stale;
+        }
+        let manifest = match content {
+            Ok(manifest) => manifest,
+            Err((state, detail)) => return report(part, *state, detail.clone()),
+        };
+        let (mut count, mut bytes, mut bad) = (0, 0, Vec::new());
+        for (index, size, blob) in files(manifest) {
+            count += 1;
+            bytes += size;
+            if let Some(fault) = faults.get(&blob) {
+                bad.push((*fault, index));
+            }
+        }
+        let damaged = bad.iter().any(|(fault, _)| *fault == Fault::Damaged);
+        let state = match &bad[..] {
+            [] => PartState::Present,
+            _ if damaged => PartState::Damaged,
+            _ => PartState::Missing,
+        };
+        let detail = (!bad.is_empty()).then(|| {
+            let name = |(fault, index): &(Fault, u32)| {
+                let path = manifest.path(*index).map_or_else(String::new, |path| path.to_string());
+                format!("{path} ({})", fault.state())
+            };
+            let named: Vec<String> = bad.iter().take(NAMED).map(name).collect();
+            let more = if bad.len() > NAMED { ", …" } else { "" };
+            format!("{} of {count} files: {}{more}", bad.len(), named.join(", "))
+        });
+        PartReport { part, state, detail, files: count, bytes }
+    }
+
+    fn view(&self, lock: Option<&Lock>) -> Result<PartReport, VersionsError> {
+        let part = ReportPart::View;
+        if let Some(stale) = self.stale_report(&part, &Part::View) {
+            return Ok(stale);
+        }
+        let Some(lock) = lock.filter(|_| self.stale.is_empty()) else {
+            return Ok(report(part, PartState::Stale, "parts of it are stale".to_owned()));
+        };
+        let grafts = grafts(lock);
+        if lock.view != Some(View::id_of(&grafts)) {
+            let detail = "the lock names another view than its parts make".to_owned();
+            return Ok(report(part, PartState::Stale, detail));
+        }
+        let id = &self.spec.version_id;
+        match View::compose(&self.workspace.store, &grafts) {
+            Ok(view) => {
+                let files = view.grafts().len();
+                let detail = (files == 0).then(|| "it is empty".to_owned());
+                let bytes = view.content_bytes();
+                Ok(PartReport { part, state: PartState::Present, detail, files: self.count(&view), bytes })
+            }
+            Err(ComposeError::Store(error @ StoreError::MissingManifest(_))) => {
+                Ok(report(part, PartState::Missing, error.to_string()))
+            }
+            Err(ComposeError::Store(
+                error @ (StoreError::DamagedManifest(_) | StoreError::Manifest { .. }),
+            )) => Ok(report(part, PartState::Damaged, error.to_string())),
+            Err(ComposeError::Store(error)) => Err(compose_error(id, ComposeError::Store(error))),
+            Err(error) => Ok(report(part, PartState::Damaged, error.to_string())),
+        }
+    }
+
+    fn count(&self, view: &View) -> u64 {
+        let manifests = view.grafts().iter().filter_map(|g| self.workspace.store.manifest(&g.manifest).ok());
+        manifests.map(|manifest| files(&manifest).count() as u64).sum()
+    }
+}
+
+impl Fault {
+    fn state(self) -> PartState {
+        match self {
+            Self::Missing => PartState::Missing,
+            Self::Damaged => PartState::Damaged,
+        }
+    }
+}
+
+/// The files of a manifest: index, size and blob.
+fn files(manifest: &Manifest) -> impl Iterator<Item = (u32, u64, BlobId)> + '_ {
+    (0..manifest.entry_count()).filter_map(|index| {
+        let entry = manifest.entry(index).filter(|entry| entry.kind() == EntryKind::File)?;
+        Some((index, entry.size(), manifest.blob(&entry)?))
+    })
+}

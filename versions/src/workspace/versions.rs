@@ -1,0 +1,279 @@
+//! What is done with whole versions: listing, cloning, deleting.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use cvs_store::{LeaseKind, ManifestId, ViewId};
+use serde::Serialize;
+
+use super::{Workspace, store_error};
+use crate::error::{MountRef, SpecError, VersionsError};
+use crate::spec::{Lock, RepoUrl, Revision, Spec, StaleReason, VersionId};
+
+/// One version, for a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VersionSummary {
+    /// The stem of its file; a version's name unless `error` says otherwise.
+    pub id: String,
+    /// The core.
+    pub core: Option<CommitRef>,
+    /// Its nodes.
+    pub nodes: Vec<NodeSummary>,
+    /// How many models it asks for.
+    pub models: usize,
+    /// Their bytes, as far as they are known.
+    pub model_bytes: u64,
+    /// What its lock is worth.
+    pub lock: LockState,
+    /// The view of the lock.
+    pub view: Option<ViewId>,
+    /// Why the spec cannot be read. Everything else is empty then.
+    pub error: Option<String>,
+}
+
+/// A repository as the spec asks for it, and the commit that its lock pins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CommitRef {
+    /// The address.
+    pub repo: String,
+    /// What is asked for: a branch, a tag, a commit, `HEAD`.
+    pub revision: String,
+    /// The pin, as far as it answers that.
+    pub commit: Option<String>,
+}
+
+/// A node, for a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeSummary {
+    /// Its name.
+    pub name: String,
+    /// Its directory in the view.
+    pub path: String,
+    /// Where it comes from.
+    #[serde(flatten)]
+    pub source: CommitRef,
+}
+
+/// What the lock of a version is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LockState {
+    /// There is none, or the spec cannot be read.
+    Missing,
+    /// The spec was edited since.
+    Stale,
+    /// It is up to date, and not everything is fetched.
+    Pinned,
+    /// It is up to date, and a manifest of it is not in this store.
+    NotInStore,
+    /// It is up to date, and its manifests are here.
+    Current,
+}
+
+/// How a version is deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeleteOptions {
+    /// Deletes what was written in its mounts, too.
+    pub overlay: bool,
+    /// Only says what would be deleted.
+    pub dry_run: bool,
+}
+
+/// What a deletion did, or would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeleteReport {
+    /// The spec.
+    pub spec: PathBuf,
+    /// What was written in its mounts, if anything ever was.
+    pub overlay: Option<OverlayReport>,
+}
+
+/// An overlay that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OverlayReport {
+    /// Where it is, or was.
+    pub path: PathBuf,
+    /// Its files, bookkeeping included.
+    pub files: u64,
+    /// What they take on disk, in bytes.
+    pub bytes: u64,
+    /// True when it goes with the version.
+    pub deleted: bool,
+}
+
+impl Workspace {
+    /// Every version, sorted by name. A spec that cannot be read is listed with the reason, and hides no other.
+    pub fn list(&self) -> Result<Vec<VersionSummary>, VersionsError> {
+        let dir = self.versions.path();
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(SpecError::io("list", dir, error).into()),
+        };
+        let mut summaries = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|error| SpecError::io("list", dir, error))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let Some(stem) = name.strip_suffix(".json").filter(|_| !name.starts_with('.')) else { continue };
+            if path.is_dir() {
+                continue;
+            }
+            let document = VersionId::new(stem).map_err(VersionsError::from).and_then(|id| self.read(&id));
+            match document {
+                Ok(document) => summaries.push(self.summary(document.spec())?),
+                // Deleted while we looked.
+                Err(VersionsError::Spec(SpecError::Unknown { .. })) if !path.is_symlink() => {}
+                Err(error) => summaries.push(unreadable(stem, &error)),
+            }
+        }
+        summaries.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(summaries)
+    }
+
+    /// One version, as in the list.
+    pub fn summary(&self, spec: &Spec) -> Result<VersionSummary, VersionsError> {
+        let lock = spec.lock.as_ref();
+        let commit_ref = |repo: &RepoUrl, revision: &Revision, commit: Option<&String>| CommitRef {
+            repo: repo.to_string(),
+            revision: revision.to_string(),
+            commit: commit.cloned(),
+        };
+        let core = lock.and_then(|lock| lock.reusable_comfy(&spec.comfy)).map(|locked| &locked.commit);
+        let nodes = spec.custom_nodes.iter().map(|node| {
+            let commit = lock.and_then(|lock| lock.reusable_node(node)).map(|found| &found.locked.commit);
+            NodeSummary {
+                name: node.name.clone(),
+                path: node.path.to_string(),
+                source: commit_ref(&node.repo, &node.revision, commit),
+            }
+        });
+        let models = spec.wanted_models();
+        let sizes = models.iter().filter_map(|model| Some(lock?.reusable_model(model)?.size));
+        Ok(VersionSummary {
+            id: spec.version_id.to_string(),
+            core: Some(commit_ref(&spec.comfy.repo, &spec.comfy.revision, core)),
+            nodes: nodes.collect(),
+            models: models.len(),
+            model_bytes: sizes.sum(),
+            lock: self.lock_state(spec)?,
+            view: lock.and_then(|lock| lock.view),
+            error: None,
+        })
+    }
+
+    fn lock_state(&self, spec: &Spec) -> Result<LockState, VersionsError> {
+        let Some(lock) = &spec.lock else { return Ok(LockState::Missing) };
+        let stale = lock.stale(spec);
+        // A model has no pin before it is fetched, so that one that is new beside a lock without a view is only that.
+        let only_unfetched = |reason: &StaleReason| match reason {
+            StaleReason::NotFetched => true,
+            StaleReason::Added => lock.view.is_none(),
+            _ => false,
+        };
+        if !stale.is_empty() {
+            let pinned = stale.iter().all(|part| only_unfetched(&part.reason));
+            return Ok(if pinned { LockState::Pinned } else { LockState::Stale });
+        }
+        for manifest in lock.manifests() {
+            if !self.store.has_manifest(&manifest)? {
+                return Ok(LockState::NotInStore);
+            }
+        }
+        Ok(LockState::Current)
+    }
+
+    /// The same version under another name; everything is shared, nothing resolved or copied.
+    pub fn clone_version(&self, source: &VersionId, new: &VersionId) -> Result<PathBuf, VersionsError> {
+        let document = self.read(source)?;
+        let mut copy = document.clone_as(new)?;
+        let mut here: Vec<ManifestId> = Vec::new();
+        for manifest in document.spec().lock.iter().flat_map(Lock::manifests) {
+            if self.store.has_manifest(&manifest)? {
+                here.push(manifest);
+            }
+        }
+        let info = serde_json::json!({ "from": source.as_str() });
+        let _lease = self
+            .store
+            .lease(LeaseKind::Transaction, &format!("clone {new}"), &here, info)
+            .map_err(store_error(new, "keep its objects"))?;
+        // While its spec stood, nothing could be collected; the lease keeps it so from here on.
+        self.read(source)?;
+        self.versions.publish(&mut copy)?;
+        Ok(self.versions.file_of(new))
+    }
+
+    /// Deletes a version. Shared objects stay; what only it used goes with the next garbage collection.
+    ///
+    /// # Errors
+    /// [`VersionsError::Busy`] while it is mounted.
+    pub fn delete(&self, id: &VersionId, options: &DeleteOptions) -> Result<DeleteReport, VersionsError> {
+        let spec = self.versions.file_of(id);
+        if spec.symlink_metadata().is_err() {
+            let dir = self.versions.path().to_owned();
+            return Err(SpecError::Unknown { id: id.to_string(), dir }.into());
+        }
+        let mounts = self.mounts_of(id)?;
+        if !mounts.is_empty() {
+            return Err(VersionsError::Busy { id: id.clone(), mounts });
+        }
+        let path = self.overlay_dir(id);
+        let failed = |operation, path: &Path| {
+            let (id, path) = (id.clone(), path.to_owned());
+            move |source| VersionsError::Io { id, operation, path, source }
+        };
+        let mut overlay = None;
+        if path.is_dir() {
+            let (mut files, mut bytes) = (0, 0);
+            measure(&path, &mut files, &mut bytes).map_err(failed("measure", &path))?;
+            overlay = Some(OverlayReport { path: path.clone(), files, bytes, deleted: options.overlay });
+        }
+        if options.dry_run {
+            return Ok(DeleteReport { spec, overlay });
+        }
+        // The spec first: a crash in between leaves an overlay that was kept, never a version with half of one.
+        self.versions.delete(id)?;
+        if options.overlay && overlay.is_some() {
+            let gone = path.with_file_name(format!(".gone-{id}-{}", std::process::id()));
+            fs::rename(&path, &gone).map_err(failed("remove", &path))?;
+            fs::remove_dir_all(&gone).map_err(failed("remove", &gone))?;
+        }
+        Ok(DeleteReport { spec, overlay })
+    }
+
+    /// The live mounts of a version.
+    pub fn mounts_of(&self, id: &VersionId) -> Result<Vec<MountRef>, VersionsError> {
+        let leases = self.store.leases()?.into_iter();
+        let ours = leases.filter(|lease| lease.kind == LeaseKind::Mount && lease.label == id.as_str());
+        Ok(ours.map(|lease| MountRef { pid: lease.pid, info: lease.info }).collect())
+    }
+}
+
+fn unreadable(id: &str, error: &VersionsError) -> VersionSummary {
+    VersionSummary {
+        id: id.to_owned(),
+        core: None,
+        nodes: Vec::new(),
+        models: 0,
+        model_bytes: 0,
+        lock: LockState::Missing,
+        view: None,
+        error: Some(error.to_string()),
+    }
+}
+
+fn measure(dir: &Path, files: &mut u64, bytes: &mut u64) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        *bytes += metadata.blocks() * 512;
+        if metadata.is_dir() {
+            measure(&entry.path(), files, bytes)?;
+        } else {
+            *files += 1;
+        }
+    }
+    Ok(())
+}
