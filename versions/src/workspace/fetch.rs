@@ -76,7 +76,7 @@ impl Fetcher<'_> {
         let wanted = Wanted::of(model, pin);
         let found = match self.in_store(&wanted)? {
             Some(found) => found,
-            None => self.from_source(part, model, &wanted)?,
+            None => self.bring(part, model, &wanted)?,
         };
         let subject = model.path.to_string();
         wanted.verify(&found, &subject)?;
@@ -119,7 +119,7 @@ impl Fetcher<'_> {
         }
     }
 
-    fn from_source(&self, part: &Part, model: &ModelSpec, wanted: &Wanted) -> Result<Found, SourceError> {
+    fn bring(&self, part: &Part, model: &ModelSpec, wanted: &Wanted) -> Result<Found, SourceError> {
         let expected = &wanted.expected;
         let FetchedFile { blob, size, sha256, received } =
             self.with_options(part, |options| match (&model.source, http_url(&model.source_text)) {

@@ -378,10 +378,14 @@ impl Check<'_> {
         let id = &self.spec.version_id;
         match View::compose(&self.workspace.store, &grafts) {
             Ok(view) => {
-                let files = view.grafts().len();
-                let detail = (files == 0).then(|| "it is empty".to_owned());
                 let bytes = view.content_bytes();
-                Ok(PartReport { part, state: PartState::Present, detail, files: self.count(&view), bytes })
+                Ok(PartReport {
+                    part,
+                    state: PartState::Present,
+                    detail: None,
+                    files: self.count(&view),
+                    bytes,
+                })
             }
             Err(ComposeError::Store(error @ StoreError::MissingManifest(_))) => {
                 Ok(report(part, PartState::Missing, error.to_string()))
