@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cvs_store::Store;
+use cvs_versions::Workspace;
 use cvs_versions::spec::VersionsDir;
 
 use crate::args::GlobalArgs;
@@ -14,17 +15,17 @@ use crate::error::CliError;
 use crate::output::Output;
 use crate::progress::Progress;
 
-/// One run of the program. The store is opened by the first command that asks for it.
+/// One run of the program. The store is opened when it is first asked for.
 pub(crate) struct Context {
     places: Places,
     output: Output,
     cancel: Arc<AtomicBool>,
-    store: OnceCell<Store>,
+    workspace: OnceCell<Workspace>,
 }
 
 impl Context {
     pub(crate) fn new(args: &GlobalArgs, output: Output, cancel: Arc<AtomicBool>) -> Result<Self, CliError> {
-        Ok(Self { places: config::places(args)?, output, cancel, store: OnceCell::new() })
+        Ok(Self { places: config::places(args)?, output, cancel, workspace: OnceCell::new() })
     }
 
     /// The home directory as it was named; it need not exist.
@@ -51,13 +52,18 @@ impl Context {
         if self.cancel.load(Ordering::Relaxed) { Err(CliError::Interrupted) } else { Ok(()) }
     }
 
+    /// Home, store and specs, made when there are none.
+    pub(crate) fn workspace(&self) -> Result<&Workspace, CliError> {
+        if let Some(workspace) = self.workspace.get() {
+            return Ok(workspace);
+        }
+        let workspace = Workspace::open(self.home(), Some(self.versions_path()))?;
+        Ok(self.workspace.get_or_init(|| workspace))
+    }
+
     /// The store, made when there is none.
     pub(crate) fn store(&self) -> Result<&Store, CliError> {
-        if let Some(store) = self.store.get() {
-            return Ok(store);
-        }
-        let store = Store::open(self.home())?;
-        Ok(self.store.get_or_init(|| store))
+        Ok(self.workspace()?.store())
     }
 
     /// The directory of specs.

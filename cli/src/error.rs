@@ -8,8 +8,10 @@ use std::process::ExitCode;
 
 use cvs_fusefs::MountError;
 use cvs_store::StoreError;
-use cvs_versions::SpecError;
+use cvs_versions::source::SourceError;
+use cvs_versions::{SourceFailure, SpecError, VersionsError};
 
+use crate::mounts::MountsError;
 use crate::output::Output;
 use crate::signals;
 
@@ -55,12 +57,18 @@ pub(crate) enum CliError {
     /// A spec, or a list given on the command line.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// The engine.
+    #[error(transparent)]
+    Versions(#[from] VersionsError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A mount.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// A mountpoint.
+    #[error(transparent)]
+    Mounts(#[from] MountsError),
     /// Arguments that are right one by one, and wrong together.
     #[error("{0}")]
     Usage(String),
@@ -78,6 +86,9 @@ pub(crate) enum CliError {
     /// The handlers of signals.
     #[error("cannot handle signals: {0}")]
     Signals(#[source] io::Error),
+    /// The working directory, where relative paths start.
+    #[error("cannot tell the working directory: {0}")]
+    WorkingDirectory(#[source] io::Error),
     /// The person's answer.
     #[error("cannot read the answer: {0}")]
     Stdin(#[source] io::Error),
@@ -94,15 +105,20 @@ impl CliError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Spec(error) => of_spec(error),
+            Self::Versions(error) => of_versions(error),
             Self::Store(error) => of_store(error),
             Self::Mount(error) => of_mount(error),
+            Self::Mounts(error) => of_mounts(error),
             Self::Usage(_) => Exit::Usage,
             Self::Interrupted => Exit::Interrupted,
             // Whoever read our output has seen enough.
             Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
-            Self::Config { .. } | Self::NoHome | Self::Signals(_) | Self::Stdin(_) | Self::Stdout(_) => {
-                Exit::Failed
-            }
+            Self::Config { .. }
+            | Self::NoHome
+            | Self::WorkingDirectory(_)
+            | Self::Signals(_)
+            | Self::Stdin(_)
+            | Self::Stdout(_) => Exit::Failed,
         }
     }
 
@@ -110,14 +126,32 @@ impl CliError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Spec(error) => hint_of_spec(error),
+            Self::Versions(error) => hint_of_versions(error),
             Self::Store(error) => hint_of_store(error),
             Self::Mount(error) => hint_of_mount(error),
+            Self::Mounts(error) => hint_of_mounts(error),
             Self::NoHome => Some("name a directory with --home DIR or CVS_HOME".to_owned()),
             Self::Config { .. } => {
                 Some("it is a JSON object with the keys `home` and `versions_dir`, both optional".to_owned())
             }
-            Self::Usage(_) | Self::Signals(_) | Self::Stdin(_) | Self::Stdout(_) | Self::Interrupted => None,
+            Self::Usage(_)
+            | Self::WorkingDirectory(_)
+            | Self::Signals(_)
+            | Self::Stdin(_)
+            | Self::Stdout(_)
+            | Self::Interrupted => None,
         }
+    }
+}
+
+fn of_versions(error: &VersionsError) -> Exit {
+    match error {
+        VersionsError::Spec(error) => of_spec(error),
+        VersionsError::Store(error) | VersionsError::Version { source: error, .. } => of_store(error),
+        VersionsError::NoSuchPart { .. } => Exit::Usage,
+        VersionsError::Busy { .. } => Exit::Busy,
+        VersionsError::Cancelled => Exit::Interrupted,
+        _ => Exit::Failed,
     }
 }
 
@@ -162,6 +196,86 @@ fn of_mount(error: &MountError) -> Exit {
             _ => Exit::Failed,
         },
         MountError::Unsupported { .. } | MountError::UnknownFormat { .. } => Exit::Failed,
+    }
+}
+
+fn hint_of_versions(error: &VersionsError) -> Option<String> {
+    match error {
+        VersionsError::Spec(error) => hint_of_spec(error),
+        VersionsError::Store(error) | VersionsError::Version { source: error, .. } => hint_of_store(error),
+        VersionsError::Sources { failures, .. } => {
+            failures.iter().find_map(|SourceFailure { source, .. }| hint_of_source(source))
+        }
+        VersionsError::Offline { .. } => Some("run it again without --offline to fetch it".to_owned()),
+        VersionsError::Locked { id, .. } => Some(format!("`cvs lock {id}` brings the lock up to date")),
+        VersionsError::Conflict { .. } => Some(
+            "give one of them another place: `target_dir` for a node, `target_path` for a model".to_owned(),
+        ),
+        VersionsError::Unsteady { .. } => Some("run the command again when the editing is done".to_owned()),
+        VersionsError::Busy { .. } => {
+            Some("unmount it first: `cvs umount`, `cvs mounts` shows where".to_owned())
+        }
+        VersionsError::Io { source, .. } => hint_of_io(source),
+        VersionsError::Cancelled => Some("run the command again to go on where it stopped".to_owned()),
+        _ => None,
+    }
+}
+
+fn hint_of_source(error: &SourceError) -> Option<String> {
+    let text = match error {
+        SourceError::Store(error) => return hint_of_store(error),
+        SourceError::InSubmodule { source, .. } | SourceError::LfsDownload { source, .. } => {
+            return hint_of_source(source);
+        }
+        SourceError::Io { source, .. } => return hint_of_io(source),
+        SourceError::Unreachable { .. } | SourceError::Stalled { .. } => {
+            "look at the address and the network, and run the command again; with --offline it takes what the store has"
+        }
+        SourceError::Truncated { .. } | SourceError::HttpTransfer { .. } => {
+            "run the command again: it goes on where it stopped"
+        }
+        SourceError::RepositoryNotFound { .. } | SourceError::GitAccess { .. } => {
+            "look at the address; a private repository opens by an ssh key or a credential helper of git"
+        }
+        SourceError::Checksum { .. } | SourceError::Size { .. } => {
+            "nothing was stored; correct `checksum` in the spec only if the file is the one that you want"
+        }
+        SourceError::DiskFull { .. } => "make room; `cvs gc --grace 0` frees what no version needs",
+        SourceError::Changed { .. } => "run the command again when nothing writes to the file",
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+fn of_mounts(error: &MountsError) -> Exit {
+    match error {
+        MountsError::Occupied { .. } | MountsError::InUse { .. } | MountsError::StillThere { .. } => Exit::Busy,
+        // The daemon has said why, with the code that belongs to it.
+        MountsError::DidNotStart { code: Some(4), .. } => Exit::Busy,
+        MountsError::DidNotStart { code: Some(3), .. } => Exit::Damage,
+        MountsError::DidNotStart { .. }
+        | MountsError::NotMounted { .. }
+        | MountsError::Io { .. }
+        | MountsError::NotADirectory { .. }
+        | MountsError::NotEmpty { .. } => Exit::Failed,
+    }
+}
+
+fn hint_of_mounts(error: &MountsError) -> Option<String> {
+    match error {
+        MountsError::Occupied { path, .. } => {
+            Some(format!("`cvs umount {}` takes it down, or mount elsewhere", path.display()))
+        }
+        MountsError::InUse { path, .. } => Some(format!(
+            "end what uses it, or `cvs umount --lazy {0}` (out of sight now, gone when it is done) or \
+             `cvs umount --force {0}` (its files fail)",
+            path.display()
+        )),
+        MountsError::NotEmpty { .. } => Some("name an empty directory, or one that does not exist yet".to_owned()),
+        MountsError::NotMounted { .. } => Some("`cvs mounts` lists what is mounted".to_owned()),
+        MountsError::StillThere { .. } => Some("its log, under run/log, says what it is doing".to_owned()),
+        MountsError::Io { source, .. } => hint_of_io(source),
+        MountsError::DidNotStart { .. } | MountsError::NotADirectory { .. } => None,
     }
 }
 

@@ -3,12 +3,14 @@
 //! stdout is data, stderr is talk. Only this crate prints, only it adds hints, and [`error`] alone decides what a
 //! failure's exit code is. A command is one file in [`commands`].
 
+mod activity;
 mod args;
 mod commands;
 mod config;
 mod context;
 mod error;
 mod format;
+mod mounts;
 mod machine;
 mod output;
 mod progress;

@@ -51,9 +51,19 @@ fn section(command: &Command, text: &mut String) {
 
 fn prose(command: &Command) -> String {
     let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+    let about = sentence(&about);
     match command.get_after_help() {
         Some(after) => format!("{about}\n\n{after}"),
         None => about,
+    }
+}
+
+/// The parser takes the full stop off the last sentence of a help text.
+fn sentence(text: &str) -> String {
+    if text.ends_with(['.', ':', '!', '?', '`']) || text.is_empty() {
+        text.to_owned()
+    } else {
+        format!("{text}.")
     }
 }
 
@@ -64,7 +74,8 @@ fn options(args: &[&Arg], text: &mut String) {
     text.push('\n');
     for arg in args {
         let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
-        let _ = write!(text, "- {}: {}", name(arg), help.replace("\n\n", " ").replace('\n', " "));
+        let help = sentence(&help.replace("\n\n", ". ").replace('\n', " "));
+        let _ = write!(text, "- {}: {help}", name(arg));
         if arg.get_action().takes_values() {
             let choices: Vec<String> =
                 arg.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
@@ -89,11 +100,15 @@ fn options(args: &[&Arg], text: &mut String) {
 fn name(arg: &Arg) -> String {
     let values: Vec<_> = arg.get_value_names().unwrap_or_default().iter().map(ToString::to_string).collect();
     let value = if arg.get_action().takes_values() { values.join(" ") } else { String::new() };
-    match (arg.get_short(), arg.get_long()) {
-        (_, None) => format!("`{value}`"),
-        (None, Some(long)) => format!("`{}`", format!("--{long} {value}").trim()),
-        (Some(short), Some(long)) => format!("`-{short}`, `{}`", format!("--{long} {value}").trim()),
-    }
+    let optional = arg.get_num_args().is_some_and(|range| range.takes_values() && range.min_values() == 0);
+    let value = match (arg.get_long(), value.as_str()) {
+        (None, _) => return format!("`{value}`"),
+        (Some(_), "") => value,
+        (Some(_), value) if optional => format!("[={value}]"),
+        (Some(_), value) => format!(" {value}"),
+    };
+    let long = format!("`--{}{value}`", arg.get_long().unwrap_or_default());
+    arg.get_short().map_or(long.clone(), |short| format!("`-{short}`, {long}"))
 }
 
 fn cell(text: &str) -> String {

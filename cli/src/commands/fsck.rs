@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use clap::Args;
 use cvs_store::{Damage, DamageKind, Fsck, FsckEvent, FsckReport, IndexState};
+use cvs_versions::{Event, RepairOptions, RepairReport, Repaired};
 
+use crate::activity::Activity;
 use crate::context::Context;
 use crate::error::{CliError, Exit};
 use crate::format;
@@ -12,12 +14,17 @@ use crate::progress::Unit;
 
 /// Read and hash everything in the store again.
 ///
-/// Names each damaged or missing object and the versions that it hurts, and ends with code 3 when there is any.
+/// Names each damaged or missing object and the versions that it hurts, and ends with code 3 when there is any, or,
+/// with --repair, when any could not be brought back.
 #[derive(Debug, Args)]
 pub(crate) struct FsckArgs {
-    /// Set damaged objects aside.
+    /// Set damaged objects aside, and bring back from their sources what versions need of them.
     #[arg(long)]
     repair: bool,
+
+    /// With --repair: use no network.
+    #[arg(long, requires = "repair")]
+    offline: bool,
 
     /// Make the index anew. It is a cache; nothing is lost.
     #[arg(long)]
@@ -26,12 +33,51 @@ pub(crate) struct FsckArgs {
 
 pub(crate) fn run(context: &Context, args: &FsckArgs) -> Result<Exit, CliError> {
     let report = check(context, args)?;
-    if context.output().is_json() {
-        context.output().json(&report)?;
+    let repair = match args.repair && !report.damage.is_empty() {
+        true => Some(repair(context, args, &report)?),
+        false => None,
+    };
+    let output = context.output();
+    if output.is_json() {
+        output.json(&Outcome { report: &report, repair: repair.as_ref() })?;
     } else {
-        context.output().data(&text(&report))?;
+        output.data(&text(&report, repair.as_ref()))?;
     }
-    Ok(if report.damage.is_empty() { Exit::Ok } else { Exit::Damage })
+    if report.damage.is_empty() {
+        return Ok(Exit::Ok);
+    }
+    match repair {
+        Some(repair) if repair.is_whole() => Ok(Exit::Ok),
+        Some(_) => {
+            output.hint("mend the sources that are named, or restore them from a backup, and run it again");
+            Ok(Exit::Damage)
+        }
+        None => {
+            output.hint(
+                "`cvs fsck --repair` sets damaged objects aside and brings them back from their sources",
+            );
+            Ok(Exit::Damage)
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Outcome<'a> {
+    #[serde(flatten)]
+    report: &'a FsckReport,
+    repair: Option<&'a RepairReport>,
+}
+
+fn repair(context: &Context, args: &FsckArgs, report: &FsckReport) -> Result<RepairReport, CliError> {
+    let activity = Activity::new(context);
+    let events = |event: Event<'_>| activity.hear(event);
+    let options = RepairOptions {
+        offline: args.offline,
+        events: &events,
+        cancel: context.cancel(),
+        ..RepairOptions::default()
+    };
+    Ok(context.workspace()?.repair(report, &options)?)
 }
 
 fn check(context: &Context, args: &FsckArgs) -> Result<FsckReport, CliError> {
@@ -52,10 +98,13 @@ fn check(context: &Context, args: &FsckArgs) -> Result<FsckReport, CliError> {
     Ok(fsck.run()?)
 }
 
-fn text(report: &FsckReport) -> String {
+fn text(report: &FsckReport, repair: Option<&RepairReport>) -> String {
     let mut text = String::new();
     for damage in &report.damage {
         describe(damage, &mut text);
+        if let Some(object) = repair.and_then(|r| r.objects.iter().find(|o| o.object == damage.object)) {
+            describe_repair(&object.outcome, &mut text);
+        }
     }
     let _ = writeln!(
         text,
@@ -73,10 +122,23 @@ fn text(report: &FsckReport) -> String {
     match report.damage.len() as u64 {
         0 => text.push_str("no damage\n"),
         n => {
-            let _ = writeln!(text, "{} damaged", format::counted(n, "object"));
+            let _ = writeln!(text, "damage: {}", format::counted(n, "object"));
         }
     }
     text
+}
+
+fn describe_repair(outcome: &Repaired, text: &mut String) {
+    match outcome {
+        Repaired::Restored => text.push_str("  brought back\n"),
+        Repaired::Unneeded => text.push_str("  not needed\n"),
+        Repaired::Lost { reasons } => {
+            text.push_str("  lost\n");
+            for reason in reasons {
+                let _ = writeln!(text, "    {}", reason.replace('\n', "\n    "));
+            }
+        }
+    }
 }
 
 fn describe(damage: &Damage, text: &mut String) {
@@ -98,5 +160,63 @@ fn describe(damage: &Damage, text: &mut String) {
     }
     if let Some(path) = &damage.quarantined {
         let _ = writeln!(text, "  set aside as {}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use cvs_store::{BlobId, ObjectRef};
+    use cvs_versions::RepairedObject;
+
+    use super::*;
+
+    #[test]
+    fn damage_names_objects_versions_and_paths() {
+        let (wrong, gone) = (BlobId::of(b"wrong"), BlobId::of(b"gone"));
+        let hurts = BTreeMap::from([("wan".to_owned(), vec!["models/vae/x".to_owned()])]);
+        let damage = |object, kind, hurts, quarantined| Damage { object, kind, hurts, quarantined };
+        let mut report = FsckReport {
+            blobs: 1200,
+            manifests: 1,
+            bytes: 3 << 20,
+            roots: 2,
+            damage: vec![
+                damage(
+                    ObjectRef::Blob(wrong),
+                    DamageKind::WrongBytes { size: 5 },
+                    hurts,
+                    Some("/h/quarantine/x".into()),
+                ),
+                damage(ObjectRef::Blob(gone), DamageKind::Missing, BTreeMap::new(), None),
+            ],
+            index: IndexState::Replaced,
+        };
+        let lost = Repaired::Lost { reasons: vec!["models[0].source: gone\nfor good".to_owned()] };
+        let object =
+            |blob, outcome| RepairedObject { object: ObjectRef::Blob(blob), versions: Vec::new(), outcome };
+        let repair = RepairReport {
+            objects: vec![object(wrong, lost), object(gone, Repaired::Unneeded)],
+            new_bytes: 0,
+        };
+        assert_eq!(
+            text(&report, Some(&repair)),
+            format!(
+                "blob {wrong}: its 5 bytes have another hash\n  \
+                   hurts wan:\n    models/vae/x\n  set aside as /h/quarantine/x\n  lost\n    \
+                     models[0].source: gone\n    for good\n\
+                 blob {gone}: is missing\n  hurts no version\n  not needed\n\
+                 checked 1,200 blobs and 1 manifest, 3.00 MiB, for 2 versions\n\
+                 the index was damaged and is made anew\n\
+                 damage: 2 objects\n"
+            )
+        );
+        report.damage.clear();
+        report.index = IndexState::Sound { stale: 3 };
+        assert_eq!(
+            text(&report, None),
+            "checked 1,200 blobs and 1 manifest, 3.00 MiB, for 2 versions\nno damage\n"
+        );
     }
 }

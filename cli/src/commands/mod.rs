@@ -1,11 +1,23 @@
 //! The commands. Each is one file: an `Args` struct, whose documentation is its help, and `run`.
 
+mod clone;
 mod completions;
+mod create;
+mod debug;
+mod delete;
 mod doctor;
 mod du;
 mod fsck;
 mod gc;
+mod list;
+mod lock;
+mod mount;
+mod mounts;
 mod reference;
+mod shared;
+mod show;
+mod validate;
+mod umount;
 
 use clap::Subcommand;
 
@@ -15,11 +27,24 @@ use crate::error::{CliError, Exit};
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    // Boxed, because it has the most arguments by far.
+    Create(Box<create::CreateArgs>),
+    Lock(lock::LockArgs),
+    Validate(validate::ValidateArgs),
+    List(list::ListArgs),
+    Show(show::ShowArgs),
+    Clone(clone::CloneArgs),
+    Delete(delete::DeleteArgs),
+    Mount(mount::MountArgs),
+    Umount(umount::UmountArgs),
+    Mounts(mounts::MountsArgs),
     Gc(gc::GcArgs),
     Fsck(fsck::FsckArgs),
     Du(du::DuArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
+    #[command(hide = true)]
+    Debug(debug::DebugArgs),
     #[command(hide = true)]
     Reference(reference::ReferenceArgs),
 }
@@ -27,6 +52,17 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn run(self, context: &Context) -> Result<Exit, CliError> {
         match self {
+            Self::Create(args) => create::run(context, &args),
+            Self::Lock(args) => lock::run(context, &args),
+            Self::Validate(args) => validate::run(context, &args),
+            Self::List(args) => list::run(context, &args),
+            Self::Show(args) => show::run(context, &args),
+            Self::Clone(args) => clone::run(context, &args),
+            Self::Delete(args) => delete::run(context, &args),
+            Self::Mount(args) => mount::run(context, &args),
+            Self::Umount(args) => umount::run(context, &args),
+            Self::Mounts(args) => mounts::run(context, &args),
+            Self::Debug(args) => debug::run(context, &args),
             Self::Gc(args) => gc::run(context, &args),
             Self::Fsck(args) => fsck::run(context, &args),
             Self::Du(args) => du::run(context, &args),

@@ -1,0 +1,141 @@
+//! What the engine tells, turned into progress and notes. One task for each part that is worked on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard};
+
+use cvs_versions::source::SourceEvent;
+use cvs_versions::spec::{Part, StaleReason};
+use cvs_versions::{Event, Why};
+
+use crate::context::Context;
+use crate::format;
+use crate::output::Output;
+use crate::progress::{Task, Unit};
+
+/// Hears events, from many threads. Dropping it takes its progress off the screen.
+pub(crate) struct Activity<'a> {
+    output: &'a Output,
+    // Nothing else is locked while this is.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    parts: BTreeMap<Part, (Unit, Task)>,
+    announced: BTreeSet<Part>,
+    /// What concerns the whole: committing, checking.
+    whole: Option<Task>,
+}
+
+impl<'a> Activity<'a> {
+    pub(crate) fn new(context: &'a Context) -> Self {
+        Self { output: context.output(), state: Mutex::default() }
+    }
+
+    /// Takes an event in.
+    pub(crate) fn hear(&self, event: Event<'_>) {
+        match event {
+            Event::Planned { id, parts, unchanged } => {
+                tracing::debug!(%id, parts, unchanged, "planned");
+            }
+            Event::Resolving { part, why } => {
+                self.announce(part, why);
+                self.tell(part, Unit::Items, |_| ());
+            }
+            Event::Fetching { part, why } => {
+                self.announce(part, why);
+                self.tell(part, Unit::Items, |_| ());
+            }
+            Event::Source { part, event } => self.hear_source(part, event),
+            Event::Fetched { part, files, reused } => {
+                tracing::debug!(%part, files, reused, "fetched");
+                self.lock().parts.remove(part);
+            }
+            Event::Failed { part } => drop(self.lock().parts.remove(part)),
+            Event::Committing => {
+                self.lock().whole = Some(self.output.progress().task("making it durable", Unit::Items));
+            }
+            Event::EditedMeanwhile { id } => {
+                self.output.note(&format!("the spec of {id} was edited meanwhile; beginning again with it"));
+            }
+            Event::CheckFound { bytes, .. } => {
+                let task = self.output.progress().task("checking", Unit::Bytes);
+                task.set_total(bytes);
+                self.lock().whole = Some(task);
+            }
+            Event::Checked { bytes } => {
+                if let Some(task) = &self.lock().whole {
+                    task.add(bytes);
+                }
+            }
+        }
+    }
+
+    /// Says once for each part why it is worked on, unless it is new and there is nothing to say.
+    fn announce(&self, part: &Part, why: &Why) {
+        if matches!(why, Why::Stale(StaleReason::NeverLocked)) || !self.lock().announced.insert(part.clone())
+        {
+            return;
+        }
+        self.output.note(&format!("{part}: {why}"));
+    }
+
+    fn hear_source(&self, part: &Part, event: SourceEvent<'_>) {
+        match event {
+            SourceEvent::GitConnect { url } => {
+                self.tell(part, Unit::Items, |task| task.set_label(format!("{part}: asking {url}")));
+            }
+            SourceEvent::GitReceive { objects, total, .. } => self.tell(part, Unit::Items, |task| {
+                task.set_label(format!("{part}: receiving"));
+                task.set_total(total as u64);
+                task.set(objects as u64);
+            }),
+            SourceEvent::GitDeepen { what, .. } => self.tell(part, Unit::Items, |task| {
+                task.set_label(format!("{part}: receiving the history of {what}"));
+            }),
+            SourceEvent::GitStore { done, total, .. } => self.tell(part, Unit::Items, |task| {
+                task.set_label(format!("{part}: storing"));
+                task.set_total(total as u64);
+                task.set(done as u64);
+            }),
+            SourceEvent::Submodule { path, .. } => self.tell(part, Unit::Items, |task| {
+                task.set_label(format!("{part}: submodule {path}"));
+                task.set_total(0);
+                task.set(0);
+            }),
+            SourceEvent::Receive { bytes, total, .. } => self.tell(part, Unit::Bytes, |task| {
+                task.set_total(total.unwrap_or(0));
+                task.set(bytes);
+            }),
+            SourceEvent::Resume { offset, .. } => {
+                self.output.note(&format!("{part}: goes on after {}", format::bytes(offset)));
+            }
+            SourceEvent::Restart { reason, .. } => {
+                self.output.note(&format!("{part}: begins again: {reason}"));
+            }
+            SourceEvent::Retry { attempt, pause, reason, .. } => {
+                let pause = format::duration(pause);
+                self.output.note(&format!("{part}: attempt {attempt} failed: {reason}; again in {pause}"));
+            }
+            SourceEvent::Wait { url } => {
+                self.output.note(&format!("{part}: waiting for another cvs that downloads {url}"));
+            }
+        }
+    }
+
+    /// Does something with the task of a part, begun anew when it counts something else.
+    fn tell(&self, part: &Part, unit: Unit, tell: impl FnOnce(&Task)) {
+        let mut state = self.lock();
+        if !state.parts.get(part).is_some_and(|(known, _)| *known == unit) {
+            let task = self.output.progress().task(part.to_string(), unit);
+            state.parts.insert(part.clone(), (unit, task));
+        }
+        if let Some((_, task)) = state.parts.get(part) {
+            tell(task);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

@@ -1,0 +1,95 @@
+//! Arguments and words that several commands have in common.
+
+use clap::Args;
+use cvs_store::Intake;
+use cvs_versions::spec::{ReadOptions, VersionId, Warning};
+use cvs_versions::{Event, LockOptions, LockReport, Ready, Workspace};
+
+use crate::activity::Activity;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::format;
+use crate::output::Output;
+
+/// How models that are files of this machine enter the store.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct IntakeArgs {
+    /// Move local models into the store instead of copying them. The file at its old place goes; a program that still
+    /// has it open for writing would damage the stored one.
+    #[arg(long = "move", conflicts_with = "hardlink")]
+    moved: bool,
+
+    /// Share local models with the store by hard links instead of copying them. The file becomes read-only; whoever
+    /// writes into it all the same (root can) damages the stored one.
+    #[arg(long)]
+    hardlink: bool,
+}
+
+impl IntakeArgs {
+    pub(crate) fn intake(self) -> Intake {
+        match (self.moved, self.hardlink) {
+            (true, _) => Intake::Move,
+            (_, true) => Intake::HardLink,
+            _ => Intake::Copy,
+        }
+    }
+}
+
+/// How a command that needs a version sees to its lock.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct EnsureArgs {
+    /// Refuse to change the lock: fail when it does not fit the spec.
+    #[arg(long)]
+    pub(crate) locked: bool,
+
+    /// Use no network: take what the store has.
+    #[arg(long)]
+    pub(crate) offline: bool,
+
+    /// Drop options of pip among the requirements with a warning, instead of refusing them.
+    #[arg(long)]
+    pub(crate) lenient: bool,
+}
+
+impl EnsureArgs {
+    /// The workspace that reads specs as these arguments say.
+    pub(crate) fn workspace(self, context: &Context) -> Result<Workspace, CliError> {
+        Ok(context.workspace()?.clone().reading(ReadOptions { lenient: self.lenient }))
+    }
+
+    /// The version, its lock brought up to date when it has to be, which is said.
+    pub(crate) fn ensure(self, context: &Context, id: &VersionId) -> Result<Ready, CliError> {
+        let activity = Activity::new(context);
+        let events = |event: Event<'_>| activity.hear(event);
+        let options = LockOptions {
+            offline: self.offline,
+            locked: self.locked,
+            events: &events,
+            cancel: context.cancel(),
+            ..LockOptions::default()
+        };
+        let ready = self.workspace(context)?.ensure(id, &options)?;
+        drop(activity);
+        warn(context.output(), &ready.report.warnings);
+        if !ready.report.unchanged {
+            context.output().note(&format!("brought up to date: {}", locked_line(&ready.report)));
+        }
+        Ok(ready)
+    }
+}
+
+/// Says what is odd in a spec.
+pub(crate) fn warn(output: &Output, warnings: &[Warning]) {
+    for warning in warnings {
+        output.warning(&warning.to_string());
+    }
+}
+
+/// What a lock holds now: `wan: 12 new objects, 3.20 MiB`.
+pub(crate) fn locked_line(report: &LockReport) -> String {
+    let LockReport { id, new_objects, new_bytes, .. } = report;
+    match new_objects {
+        0 => format!("{id}: nothing new in the store"),
+        _ => format!("{id}: {}, {}", format::counted(*new_objects, "new object"), format::bytes(*new_bytes)),
+    }
+}

@@ -1,0 +1,138 @@
+//! `cvs validate`.
+
+use clap::Args;
+use cvs_versions::spec::VersionId;
+use cvs_versions::{Event, PartReport, PartState, ValidateOptions, ValidateReport};
+
+use super::shared::{EnsureArgs, warn};
+use crate::activity::Activity;
+use crate::context::Context;
+use crate::error::{CliError, Exit};
+use crate::format;
+use crate::table::{Align, Table};
+
+/// Check whether all of a version is there.
+///
+/// Brings the version's lock up to date first, except with --locked or --offline. Ends with code 3 when a part is
+/// missing or damaged, and with 1 when the lock does not fit the spec.
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// The version.
+    id: VersionId,
+
+    /// Read and hash every file, instead of looking at its presence and size.
+    #[arg(long)]
+    deep: bool,
+
+    #[command(flatten)]
+    ensure: EnsureArgs,
+}
+
+pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Result<Exit, CliError> {
+    let fetch = !args.ensure.locked && !args.ensure.offline;
+    if fetch {
+        args.ensure.ensure(context, &args.id)?;
+    }
+    let activity = Activity::new(context);
+    let events = |event: Event<'_>| activity.hear(event);
+    let options = ValidateOptions {
+        deep: args.deep,
+        events: &events,
+        cancel: context.cancel(),
+        ..ValidateOptions::default()
+    };
+    let report = args.ensure.workspace(context)?.validate(&args.id, &options)?;
+    drop(activity);
+    let output = context.output();
+    if !fetch {
+        warn(output, &report.warnings);
+    }
+    if output.is_json() {
+        output.json(&report)?;
+    } else {
+        output.table(&table(&report.parts), "there is nothing to check")?;
+    }
+    let exit = exit(&report);
+    match exit {
+        Exit::Damage => {
+            let lost =
+                "`cvs fsck --repair` sets damaged objects aside and brings them back from their sources";
+            let absent = format!("`cvs lock {}` brings what is missing", args.id);
+            output.hint(if report.is_damaged() { lost } else { &absent });
+        }
+        Exit::Failed => output.hint(&format!("`cvs lock {}` brings the lock up to date", args.id)),
+        Exit::Ok | Exit::Usage | Exit::Busy | Exit::Interrupted => {}
+    }
+    Ok(exit)
+}
+
+fn exit(report: &ValidateReport) -> Exit {
+    let has = |state| report.parts.iter().any(|part| part.state == state);
+    // What an outdated lock does not have is not damage.
+    match () {
+        () if has(PartState::Damaged) => Exit::Damage,
+        () if has(PartState::Stale) => Exit::Failed,
+        () if has(PartState::Missing) => Exit::Damage,
+        () => Exit::Ok,
+    }
+}
+
+fn table(parts: &[PartReport]) -> Table {
+    let mut table = Table::new([
+        ("PART", Align::Left),
+        ("STATE", Align::Left),
+        ("FILES", Align::Right),
+        ("SIZE", Align::Right),
+        ("", Align::Left),
+    ]);
+    for part in parts {
+        table.row([
+            part.part.to_string(),
+            part.state.to_string(),
+            format::count(part.files),
+            format::bytes(part.bytes),
+            part.detail.clone().unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use cvs_versions::ReportPart;
+
+    use super::*;
+    use crate::output::Paint;
+
+    fn part(part: ReportPart, state: PartState, detail: Option<&str>) -> PartReport {
+        PartReport { part, state, detail: detail.map(str::to_owned), files: 12, bytes: 2048 }
+    }
+
+    #[test]
+    fn parts_stand_below_each_other() {
+        let parts = [
+            part(ReportPart::Core, PartState::Present, None),
+            part(ReportPart::Node("plain".to_owned()), PartState::Missing, Some("a.py is not in the store")),
+        ];
+        assert_eq!(
+            table(&parts).render(Paint::plain()),
+            "PART        STATE    FILES      SIZE\n\
+             core        present     12  2.00 KiB\n\
+             node plain  missing     12  2.00 KiB  a.py is not in the store\n"
+        );
+    }
+
+    #[test]
+    fn damage_weighs_most() {
+        for (states, expected) in [
+            (&[PartState::Present][..], Exit::Ok),
+            (&[PartState::Present, PartState::Missing], Exit::Damage),
+            (&[PartState::Stale, PartState::Missing], Exit::Failed),
+            (&[PartState::Stale, PartState::Damaged], Exit::Damage),
+        ] {
+            let parts = states.iter().map(|state| part(ReportPart::Core, *state, None)).collect();
+            let id = VersionId::new("x").unwrap();
+            assert_eq!(exit(&ValidateReport { id, parts, warnings: Vec::new() }), expected, "{states:?}");
+        }
+    }
+}
