@@ -8,6 +8,7 @@
 //! number when it is copied up. This crate knows nothing of ComfyUI.
 
 mod adapter;
+mod attach;
 mod attrs;
 mod blobs;
 mod copyup;
@@ -27,6 +28,6 @@ mod types;
 mod upper;
 
 pub use error::{FsError, MountError};
-pub use mount::{Mount, MountOptions, SUBTYPE, Unmounter};
+pub use mount::{Mount, MountOptions, SUBTYPE};
 pub use overlay::Overlay;
 pub use types::{Attr, Caller, Ino, Kind, Listed, Make, RenameMode, SetAttr, SetTime, Space, Time};

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use fuser::{Config, Session, SessionACL};
 
 use crate::adapter::Adapter;
+use crate::attach::{self, Attach};
 use crate::error::MountError;
 use crate::overlay::Overlay;
 
@@ -31,49 +32,28 @@ pub struct Mount {
     mountpoint: PathBuf,
 }
 
-/// Takes a mount down from another thread.
-pub struct Unmounter(SessionUnmounter);
-
-impl Unmounter {
-    /// Unmounts, unless somebody else did. Fails while files are in use.
-    pub fn unmount(&mut self) -> std::io::Result<()> {
-        self.0.unmount()
-    }
-}
-
 impl Mount {
     /// Mounts `overlay` at `mountpoint`. The umask of this process becomes 0: those of the callers count.
     pub fn new(overlay: Arc<Overlay>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
         rustix::process::umask(rustix::fs::Mode::empty());
-        let read_only = overlay.is_read_only();
+        let failed = |source| MountError::Mount { path: mountpoint.to_owned(), source };
+        let connection = attach::attach(&Attach {
+            mountpoint,
+            source: &options.source.replace(',', "_"),
+            read_only: overlay.is_read_only(),
+            allow_other: options.allow_other,
+        })
+        .map_err(failed)?;
         let mut config = Config::default();
-        config.mount_options = vec![
-            MountOption::FSName(options.source.replace(',', "_")),
-            MountOption::Subtype(SUBTYPE.to_owned()),
-            MountOption::DefaultPermissions,
-            MountOption::NoAtime,
-            MountOption::NoDev,
-            if read_only { MountOption::RO } else { MountOption::RW },
-        ];
-        if rustix::process::geteuid().is_root() {
-            // As on the filesystem below; fusermount3 refuses both to ordinary users.
-            config.mount_options.retain(|option| *option != MountOption::NoDev);
-            config.mount_options.extend([MountOption::Dev, MountOption::Suid]);
-        }
-        config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+        // The kernel checks who may: it was told at the mount.
+        config.acl = SessionACL::All;
         config.n_threads = Some(options.threads.max(1));
         let adapter = Adapter { overlay };
-        let failed = |source| MountError::Mount { path: mountpoint.to_owned(), source };
-        let session = Session::new(adapter, mountpoint, &config).map_err(failed)?;
+        let session = Session::from_fd(adapter, connection, config.acl, config).map_err(failed)?;
         Ok(Self { session, mountpoint: mountpoint.to_owned() })
     }
 
-    /// A handle to take the mount down with while [`Mount::serve`] runs.
-    pub fn unmounter(&mut self) -> Unmounter {
-        Unmounter(self.session.unmount_callable())
-    }
-
-    /// Answers the kernel until the mount is taken down. `ready` is called when it is usable.
+    /// Answers the kernel until the mount is taken down, by whomever; it is never taken down from here. `ready` is called when it is usable.
     pub fn serve(self, ready: impl FnOnce() + Send + 'static) -> Result<(), MountError> {
         let mountpoint = self.mountpoint.clone();
         // The first look at the mount waits for the threads that `run` is about to start.

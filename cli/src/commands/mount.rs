@@ -1,0 +1,151 @@
+//! `cvs mount`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+use cvs_versions::spec::VersionId;
+
+use super::shared::EnsureArgs;
+use crate::context::Context;
+use crate::error::{CliError, Exit};
+use crate::mounts::{self, Serve};
+
+/// Show a version as a directory.
+///
+/// Brings the version's lock up to date first, mounts the version, and leaves a process behind that serves the mount
+/// until `cvs umount`. What is written goes to the version's overlay and is there again at the next mount.
+#[derive(Debug, Args)]
+pub(crate) struct MountArgs {
+    /// The version.
+    #[arg(value_name = "VERSION")]
+    id: VersionId,
+
+    /// Where: an empty directory, made when it is not there.
+    #[arg(value_name = "DIR")]
+    mountpoint: PathBuf,
+
+    #[command(flatten)]
+    ensure: EnsureArgs,
+
+    /// Serve the mount in this process, until Ctrl-C.
+    #[arg(long)]
+    foreground: bool,
+
+    /// Show the version as it is specified; nothing can be written, and nothing that was written before is shown.
+    #[arg(long, conflicts_with_all = ["ephemeral", "overlay"])]
+    read_only: bool,
+
+    /// Throw away at the end what was written.
+    #[arg(long, conflicts_with = "overlay")]
+    ephemeral: bool,
+
+    /// Keep what is written in this directory, not with the version.
+    #[arg(long, value_name = "DIR")]
+    overlay: Option<PathBuf>,
+
+    /// Let other users use the mount, as the modes of its files allow.
+    #[arg(long)]
+    allow_other: bool,
+
+    /// Threads that serve the mount.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    threads: usize,
+
+    /// The log of this process, which is a daemon.
+    #[arg(long, value_name = "FILE", hide = true)]
+    log: Option<PathBuf>,
+}
+
+pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<Exit, CliError> {
+    let is_daemon = args.log.is_some();
+    let cleared = |path: &std::path::Path| {
+        context.output().note(&format!("cleared the dead mount at {}", path.display()));
+    };
+    let mountpoint = mounts::prepare(&args.mountpoint, cleared)?;
+    if is_daemon {
+        // Its starter's Ctrl-C is not meant for it.
+        nix::unistd::setsid().map_err(|errno| CliError::Signals(errno.into()))?;
+    }
+    let ready = args.ensure.ensure(context, &args.id)?;
+    if args.foreground {
+        return foreground(context, args, mountpoint, ready.view);
+    }
+    drop(ready);
+    let arguments = arguments(context, args, &mountpoint)?;
+    mounts::spawn(context.workspace()?.store().home(), args.id.as_str(), &arguments)?;
+    context.output().note(&format!("{} is mounted at {}", args.id, mountpoint.display()));
+    Ok(Exit::Ok)
+}
+
+fn foreground(
+    context: &Context,
+    args: &MountArgs,
+    mountpoint: PathBuf,
+    view: cvs_store::View,
+) -> Result<Exit, CliError> {
+    let workspace = context.workspace()?;
+    let threads = match args.threads {
+        // One request may wait for the disk while others are answered.
+        0 => std::thread::available_parallelism().map_or(4, |n| n.get().clamp(4, 16)),
+        n => n,
+    };
+    let overlay = args.overlay.clone().unwrap_or_else(|| workspace.overlay_dir(&args.id));
+    let serve = Serve {
+        version: args.id.to_string(),
+        mountpoint: mountpoint.clone(),
+        read_only: args.read_only,
+        ephemeral: args.ephemeral,
+        overlay,
+        allow_other: args.allow_other,
+        threads,
+        log: args.log.clone(),
+    };
+    let is_daemon = args.log.is_some();
+    let (id, output) = (args.id.clone(), context.output().clone());
+    mounts::serve(&serve, workspace.store(), view, context.cancel(), move || {
+        if is_daemon {
+            mounts::say_ready();
+        } else {
+            output.note(&format!("{id} is mounted at {}; Ctrl-C unmounts it", mountpoint.display()));
+        }
+    })?;
+    Ok(Exit::Ok)
+}
+
+/// The command line of the daemon. Its lock is up to date by now, so it asks nobody.
+fn arguments(
+    context: &Context,
+    args: &MountArgs,
+    mountpoint: &std::path::Path,
+) -> Result<Vec<OsString>, CliError> {
+    let workspace = context.workspace()?;
+    let mut line: Vec<OsString> = ["--home".into(), workspace.store().home().into()].into();
+    line.extend([
+        "--versions-dir".into(),
+        std::path::absolute(workspace.versions().path()).map_err(CliError::WorkingDirectory)?.into(),
+    ]);
+    line.extend(["--no-progress".into(), "-v".into(), "--color".into(), "never".into(), "mount".into()]);
+    line.extend([args.id.as_str().into(), mountpoint.into()]);
+    line.extend(["--foreground".into(), "--locked".into(), "--offline".into()]);
+    if args.ensure.lenient {
+        line.push("--lenient".into());
+    }
+    for (flag, given) in [
+        ("--read-only", args.read_only),
+        ("--ephemeral", args.ephemeral),
+        ("--allow-other", args.allow_other),
+    ] {
+        if given {
+            line.push(flag.into());
+        }
+    }
+    if let Some(overlay) = &args.overlay {
+        line.extend([
+            "--overlay".into(),
+            std::path::absolute(overlay).map_err(CliError::WorkingDirectory)?.into(),
+        ]);
+    }
+    line.extend(["--threads".into(), args.threads.to_string().into()]);
+    Ok(line)
+}

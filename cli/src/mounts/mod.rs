@@ -1,0 +1,19 @@
+//! Mounts of this machine: which there are, who uses them, how one is started, served and taken down.
+//!
+//! A mount is known by two things: its lease in the store, which its daemon holds, and its line in
+//! `/proc/self/mountinfo`. A line without a lease is a dead mount: its daemon was killed, and every access to it ends
+//! with "transport endpoint is not connected".
+
+mod error;
+mod mountinfo;
+mod serve;
+mod spawn;
+mod table;
+mod unmount;
+mod users;
+
+pub(crate) use error::MountsError;
+pub(crate) use serve::{Serve, say_ready, serve};
+pub(crate) use spawn::spawn;
+pub(crate) use table::{MountState, find, how, list, prepare};
+pub(crate) use unmount::{How, take_down};

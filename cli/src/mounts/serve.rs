@@ -1,0 +1,131 @@
+//! Serving a mount until it is taken down.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use cvs_fusefs::{Mount, MountOptions, Overlay};
+use cvs_store::{LeaseKind, Store, View};
+use nix::mount::MntFlags;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::table::{MountInfo, source_of};
+use super::{unmount, users};
+use crate::error::CliError;
+
+/// What a daemon says on its standard output when the mount can be used.
+pub(super) const READY: &str = "ready";
+
+/// A mount about to be served.
+pub(crate) struct Serve {
+    pub(crate) version: String,
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) read_only: bool,
+    pub(crate) ephemeral: bool,
+    /// Where what is written goes, unless it is read-only or ephemeral.
+    pub(crate) overlay: PathBuf,
+    pub(crate) allow_other: bool,
+    pub(crate) threads: usize,
+    /// The log, when this is a daemon.
+    pub(crate) log: Option<PathBuf>,
+}
+
+/// Mounts and serves. `ready` is called when the mount can be used. Returns when it is gone.
+///
+/// SIGTERM, SIGINT and SIGHUP take it down: while files are in use it is taken out of sight and ends when they are
+/// closed; a second signal ends it at once.
+pub(crate) fn serve(
+    serve: &Serve,
+    store: &Store,
+    view: View,
+    cancel: &Arc<AtomicBool>,
+    ready: impl FnOnce() + Send + 'static,
+) -> Result<(), CliError> {
+    let manifests: Vec<_> = view.grafts().iter().map(|graft| graft.manifest).collect();
+    let mut info = MountInfo {
+        mountpoint: serve.mountpoint.clone(),
+        view: view.id().to_hex(),
+        read_only: serve.read_only,
+        ephemeral: serve.ephemeral,
+        overlay: None,
+        log: serve.log.clone(),
+    };
+    let json = |info: &MountInfo| serde_json::to_value(info).unwrap_or_default();
+    let mut lease = store.lease(LeaseKind::Mount, &serve.version, &manifests, json(&info))?;
+    if !serve.read_only {
+        // What is ephemeral lies in the lease's directory and goes with it, however this process ends.
+        let directory =
+            if serve.ephemeral { lease.info().directory.join("overlay") } else { serve.overlay.clone() };
+        info.overlay = Some(directory);
+        lease.update(json(&info))?;
+    }
+    raise_file_limit();
+    let overlay = Overlay::new(store.clone(), view, info.overlay.as_deref(), !serve.ephemeral)?;
+    let options = MountOptions {
+        source: source_of(&serve.version),
+        allow_other: serve.allow_other,
+        threads: serve.threads,
+    };
+    let mount = Mount::new(Arc::new(overlay), &serve.mountpoint, &options)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(CliError::Signals)?;
+    let handle = signals.handle();
+    let watcher = thread::spawn({
+        let (mountpoint, cancel) = (serve.mountpoint.clone(), Arc::clone(cancel));
+        move || {
+            for (number, _) in signals.forever().enumerate() {
+                // The program's own handler ends the process at the second signal; here that would leave a dead mount.
+                cancel.store(false, Ordering::Relaxed);
+                stop(&mountpoint, number > 0);
+            }
+        }
+    });
+    // One that came before we listened.
+    if cancel.swap(false, Ordering::Relaxed) {
+        stop(&serve.mountpoint, false);
+    }
+    tracing::info!(version = serve.version, mountpoint = %serve.mountpoint.display(), "mounted");
+    let served = mount.serve(ready);
+    tracing::info!(version = serve.version, mountpoint = %serve.mountpoint.display(), "unmounted");
+    handle.close();
+    let _ = watcher.join();
+    drop(lease);
+    Ok(served?)
+}
+
+fn stop(mountpoint: &std::path::Path, at_once: bool) {
+    let result = if at_once {
+        unmount::unmount(mountpoint, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH)
+    } else {
+        unmount::unmount(mountpoint, MntFlags::empty()).or_else(|error| {
+            if error.kind() != std::io::ErrorKind::ResourceBusy {
+                return Err(error);
+            }
+            let users = users::describe(&users::of(mountpoint));
+            tracing::warn!("in use by {users}: out of sight now, and gone when the last file is closed");
+            unmount::unmount(mountpoint, MntFlags::MNT_DETACH)
+        })
+    };
+    if let Err(error) = result {
+        tracing::warn!(mountpoint = %mountpoint.display(), %error, "cannot unmount");
+    }
+}
+
+/// As many open files as the system allows: the caches are bounded, but unlinked files that are in use are not.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// Tells whoever started this daemon that the mount can be used, and lets go of its pipe.
+pub(crate) fn say_ready() {
+    let mut stdout = std::io::stdout();
+    let _ = writeln!(stdout, "{READY}").and_then(|()| stdout.flush());
+    if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(null);
+    }
+}

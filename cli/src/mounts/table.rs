@@ -1,0 +1,180 @@
+//! The list of mounts, and making a mountpoint ready.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cvs_fusefs::SUBTYPE;
+use cvs_store::{LeaseKind, Store};
+use serde::{Deserialize, Serialize};
+
+use super::{How, MountsError, mountinfo, unmount};
+use crate::error::CliError;
+
+/// What the daemon of a mount writes into its lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MountInfo {
+    pub(super) mountpoint: PathBuf,
+    pub(super) view: String,
+    pub(super) read_only: bool,
+    pub(super) ephemeral: bool,
+    /// Where what is written goes; none when nothing can be.
+    pub(super) overlay: Option<PathBuf>,
+    /// None when it is served in the foreground.
+    pub(super) log: Option<PathBuf>,
+}
+
+/// How a mount fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum MountState {
+    /// It is being made, or was detached while files are open.
+    NotAttached,
+    /// It can be used.
+    Mounted,
+    /// Its daemon is gone.
+    Dead,
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct MountEntry {
+    pub(crate) version: String,
+    pub(crate) state: MountState,
+    /// The daemon; none for a dead mount.
+    pub(crate) pid: Option<u32>,
+    /// Seconds since 1970.
+    pub(crate) since: Option<u64>,
+    #[serde(flatten)]
+    pub(crate) info: MountInfo,
+}
+
+impl MountEntry {
+    pub(crate) fn mountpoint(&self) -> &Path {
+        &self.info.mountpoint
+    }
+
+    /// `read-write`, `read-only` or `ephemeral`.
+    pub(crate) fn mode(&self) -> &'static str {
+        match (self.state, &self.info) {
+            (MountState::Dead, _) => "",
+            (_, info) if info.read_only => "read-only",
+            (_, info) if info.ephemeral => "ephemeral",
+            _ => "read-write",
+        }
+    }
+}
+
+/// What the source of every mount begins with in /proc/mounts; the version follows.
+const SOURCE: &str = "cvs:";
+
+/// The source that /proc/mounts shows for a version.
+pub(super) fn source_of(version: &str) -> String {
+    format!("{SOURCE}{version}")
+}
+
+fn is_ours(line: &mountinfo::Line) -> bool {
+    // The type has our name behind it where fusermount3 made the mount, and not where we did.
+    (line.kind == "fuse" || line.kind == format!("fuse.{SUBTYPE}")) && line.source.starts_with(SOURCE)
+}
+
+/// All mounts of this store, and the dead ones of whatever store.
+pub(crate) fn list(store: &Store) -> Result<Vec<MountEntry>, CliError> {
+    let mut lines: Vec<mountinfo::Line> = mountinfo::read()?.into_iter().filter(is_ours).collect();
+    let mut entries = Vec::new();
+    for lease in store.leases()? {
+        if lease.kind != LeaseKind::Mount {
+            continue;
+        }
+        let info: MountInfo = serde_json::from_value(lease.info).unwrap_or_default();
+        let line = lines.iter().rposition(|line| line.mountpoint == info.mountpoint);
+        let state = if line.is_some() { MountState::Mounted } else { MountState::NotAttached };
+        if let Some(line) = line {
+            lines.remove(line);
+        }
+        let (pid, since) = (Some(lease.pid), Some(lease.since));
+        entries.push(MountEntry { version: lease.label, state, pid, since, info });
+    }
+    for line in lines.into_iter().filter(|line| is_dead(&line.mountpoint)) {
+        let version = line.source.strip_prefix(SOURCE).unwrap_or(&line.source).to_owned();
+        let info = MountInfo { mountpoint: line.mountpoint, ..MountInfo::default() };
+        entries.push(MountEntry { version, state: MountState::Dead, pid: None, since: None, info });
+    }
+    entries.sort_by(|a, b| (&a.version, a.mountpoint()).cmp(&(&b.version, b.mountpoint())));
+    Ok(entries)
+}
+
+/// True when the daemon behind a FUSE mountpoint is gone.
+fn is_dead(mountpoint: &Path) -> bool {
+    // Attributes may still be cached, the state of the filesystem is not.
+    matches!(rustix::fs::statvfs(mountpoint), Err(rustix::io::Errno::NOTCONN))
+}
+
+/// Makes a mountpoint ready: a directory that is there (made when it is not), empty, free of dead mounts, with its path
+/// absolute. `cleared` hears of a dead mount that was taken away.
+pub(crate) fn prepare(mountpoint: &Path, cleared: impl FnOnce(&Path)) -> Result<PathBuf, MountsError> {
+    if is_dead(mountpoint) {
+        let path = absolute(mountpoint)?;
+        unmount::detach(&path)?;
+        cleared(&path);
+    }
+    fs::create_dir_all(mountpoint).map_err(MountsError::io("create", mountpoint))?;
+    let path = fs::canonicalize(mountpoint).map_err(MountsError::io("resolve", mountpoint))?;
+    if let Some(line) = mountinfo::read()?.into_iter().rev().find(|line| line.mountpoint == path)
+        && is_ours(&line)
+    {
+        return Err(MountsError::Occupied { path, what: line.source });
+    }
+    match fs::read_dir(&path) {
+        Ok(mut entries) => match entries.next() {
+            None => Ok(path),
+            Some(_) => Err(MountsError::NotEmpty { path }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(MountsError::NotADirectory { path })
+        }
+        Err(error) => Err(MountsError::io("list", path)(error)),
+    }
+}
+
+/// The absolute path of something that may not answer: its parent does.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, MountsError> {
+    if let Ok(path) = fs::canonicalize(path) {
+        return Ok(path);
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let parent = fs::canonicalize(parent).map_err(MountsError::io("resolve", parent))?;
+    Ok(match path.file_name() {
+        Some(name) => parent.join(name),
+        None => parent,
+    })
+}
+
+/// The mounts that `target` means: one by its path, or all of a version.
+pub(crate) fn find(store: &Store, target: &str) -> Result<Vec<MountEntry>, CliError> {
+    let all = list(store)?;
+    let path = absolute(Path::new(target)).ok();
+    let by_path: Vec<MountEntry> =
+        all.iter().filter(|entry| path.as_deref() == Some(entry.mountpoint())).cloned().collect();
+    let found = if by_path.is_empty() {
+        all.into_iter().filter(|entry| entry.version == target).collect()
+    } else {
+        by_path
+    };
+    if found.is_empty() {
+        return Err(MountsError::NotMounted { target: target.to_owned() }.into());
+    }
+    Ok(found)
+}
+
+/// How `take_down` is told to go about it, by what the person asked for.
+pub(crate) fn how(force: bool, lazy: bool) -> How {
+    match (force, lazy) {
+        (true, _) => How::Force,
+        (false, true) => How::Lazy,
+        (false, false) => How::Wait,
+    }
+}

@@ -1,0 +1,123 @@
+//! Taking mounts down.
+
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+
+use super::table::{MountEntry, MountState};
+use super::{MountsError, mountinfo, users};
+
+/// Between two looks at a mount that is busy, or a daemon that ends.
+const POLL: Duration = Duration::from_millis(50);
+/// A daemon has this long to end after its mount is gone.
+const DAEMON_ENDS: Duration = Duration::from_secs(20);
+
+/// How a mount is taken down that is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Wait until nobody uses it.
+    Wait,
+    /// Take it out of sight; it ends when the last file is closed.
+    Lazy,
+    /// End it now; whoever uses it gets errors.
+    Force,
+}
+
+/// Takes a mount down and waits until its daemon has ended, so that its overlay is free. Waits for busy files up to
+/// `patience`; `waiting` hears once who uses them.
+pub(crate) fn take_down(
+    entry: &MountEntry,
+    how: How,
+    patience: Duration,
+    cancel: &AtomicBool,
+    waiting: &mut dyn FnMut(&str),
+) -> Result<(), MountsError> {
+    let path = entry.mountpoint();
+    if entry.state == MountState::Dead {
+        return detach(path);
+    }
+    let deadline = Instant::now() + patience;
+    let mut told = false;
+    loop {
+        let flags = match how {
+            How::Wait => MntFlags::empty(),
+            How::Lazy => MntFlags::MNT_DETACH,
+            How::Force => MntFlags::MNT_FORCE | MntFlags::MNT_DETACH,
+        };
+        match unmount(path, flags) {
+            Ok(()) => break,
+            // It went by itself, or was detached before.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput && !is_mounted(path) => break,
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                let users = users::describe(&users::of(path));
+                if Instant::now() >= deadline || cancel.load(Ordering::Relaxed) {
+                    return Err(MountsError::InUse { path: path.to_owned(), users });
+                }
+                if !told {
+                    waiting(&users);
+                    told = true;
+                }
+                thread::sleep(POLL);
+            }
+            Err(error) => return Err(MountsError::io("unmount", path)(error)),
+        }
+    }
+    match (how, entry.pid) {
+        // Its daemon serves open files, for as long as they are.
+        (How::Lazy, _) | (_, None) => Ok(()),
+        (How::Wait | How::Force, Some(pid)) => wait_for_end(path, pid),
+    }
+}
+
+fn wait_for_end(path: &Path, pid: u32) -> Result<(), MountsError> {
+    let deadline = Instant::now() + DAEMON_ENDS;
+    let alive = || Path::new(&format!("/proc/{pid}")).exists();
+    while alive() {
+        if Instant::now() >= deadline {
+            return Err(MountsError::StillThere { path: path.to_owned(), pid });
+        }
+        thread::sleep(POLL / 10);
+    }
+    Ok(())
+}
+
+/// Takes a mount out of sight, whatever state it is in.
+pub(super) fn detach(path: &Path) -> Result<(), MountsError> {
+    unmount(path, MntFlags::MNT_DETACH).map_err(MountsError::io("unmount", path))
+}
+
+pub(super) fn is_mounted(path: &Path) -> bool {
+    mountinfo::read().is_ok_and(|lines| lines.iter().any(|line| line.mountpoint == path))
+}
+
+/// Unmounts by the system call where we may, else by fusermount3.
+pub(super) fn unmount(path: &Path, flags: MntFlags) -> io::Result<()> {
+    match umount2(path, flags | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) => Ok(()),
+        Err(Errno::EPERM) => by_fusermount(path, flags),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn by_fusermount(path: &Path, flags: MntFlags) -> io::Result<()> {
+    let mut command = Command::new("fusermount3");
+    command.arg("-u");
+    if flags.contains(MntFlags::MNT_DETACH) {
+        command.arg("-z");
+    }
+    let output = command.arg("--").arg(path).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    match text.contains("busy") {
+        true => Err(io::ErrorKind::ResourceBusy.into()),
+        false => Err(io::Error::other(text.trim().to_owned())),
+    }
+}
