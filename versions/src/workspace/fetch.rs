@@ -3,11 +3,12 @@
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cvs_store::{BlobId, Intake, ManifestId, Store, StoreError, Transaction};
+use cvs_store::{BlobId, Intake, ManifestId, Store, StoreError};
 use md5::Md5;
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::batch::Batch;
 use super::event::{Event, Events, Why};
 use crate::source::http::{FetchedFile, HttpRequest};
 use crate::source::{Expected, NetworkLimits, SourceError, SourceEvent, SourceOptions, git, http, local};
@@ -19,7 +20,7 @@ const BUFFER: usize = 1 << 20;
 /// What all parts of one operation share.
 pub(super) struct Fetcher<'a> {
     pub(super) store: &'a Store,
-    pub(super) transaction: &'a Transaction,
+    pub(super) batch: &'a Batch,
     pub(super) events: Events<'a>,
     /// Set when the caller cancels, or another part failed.
     pub(super) stop: &'a AtomicBool,
@@ -39,17 +40,19 @@ impl Fetcher<'_> {
     /// The commit that `reference` names in the repository at `url` now, and its full name.
     pub(super) fn resolve(
         &self,
+        worker: usize,
         part: &Part,
         url: &str,
         reference: Option<&str>,
     ) -> Result<git::ResolvedCommit, SourceError> {
-        let scratch = self.transaction.scratch_dir()?;
+        let scratch = self.batch.scratch(worker)?;
         self.with_options(part, |options| git::resolve(url, reference, &scratch, options))
     }
 
     /// The content of a commit.
     pub(super) fn commit(
         &self,
+        worker: usize,
         part: &Part,
         why: &Why,
         url: &str,
@@ -57,8 +60,9 @@ impl Fetcher<'_> {
         reference: Option<&str>,
     ) -> Result<(String, ManifestId), SourceError> {
         (self.events)(Event::Fetching { part, why });
-        let ingest = self
-            .with_options(part, |options| git::ingest(self.transaction, url, commit, reference, options))?;
+        let ingest = self.with_options(part, |options| {
+            git::ingest(self.batch.worker(worker), url, commit, reference, options)
+        })?;
         let (files, reused) = (ingest.stats.files, ingest.stats.cached);
         (self.events)(Event::Fetched { part, files, reused });
         Ok((ingest.commit, ingest.manifest))
@@ -97,7 +101,7 @@ impl Fetcher<'_> {
     fn in_store(&self, wanted: &Wanted) -> Result<Option<Found>, SourceError> {
         let by_sha256 = wanted.expected.sha256.and_then(|sha256| self.store.index().by_sha256(&sha256));
         let Some(blob) = wanted.blob.or(by_sha256) else { return Ok(None) };
-        let Some(size) = self.transaction.has_blob(&blob)? else { return Ok(None) };
+        let Some(size) = self.batch.main().has_blob(&blob)? else { return Ok(None) };
         if wanted.expected.size.is_some_and(|expected| expected != size) {
             return Ok(None);
         }
@@ -124,7 +128,7 @@ impl Fetcher<'_> {
         let FetchedFile { blob, size, sha256, received } =
             self.with_options(part, |options| match (&model.source, http_url(&model.source_text)) {
                 (ModelSource::Local(path), _) => {
-                    local::ingest(self.store, self.transaction, path, expected, self.intake, options)
+                    local::ingest(self.store, self.batch.main(), path, expected, self.intake, options)
                 }
                 (ModelSource::Http(url), _) => self.download(url.clone(), expected, options),
                 (ModelSource::Hub(_) | ModelSource::Civitai(_), Some(url)) => {
@@ -156,7 +160,7 @@ impl Fetcher<'_> {
         options: &SourceOptions<'_>,
     ) -> Result<FetchedFile, SourceError> {
         let request = HttpRequest { url, headers: Default::default(), expected: *expected };
-        http::fetch(self.store, self.transaction, &request, options)
+        http::fetch(self.store, self.batch.main(), &request, options)
     }
 
     /// SHA-256 and MD5 of a blob in the store.

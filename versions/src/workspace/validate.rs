@@ -297,7 +297,7 @@ impl Check<'_> {
         loop {
             match file.read(buffer) {
                 Ok(0) => break,
-                Ok(n) => hasher.update(&buffer[..n]),
+                Ok(n) => hasher.update_rayon(&buffer[..n]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 // A disk that cannot give the bytes back is damage, not a reason to stop.
                 Err(_) => return Ok(Some(Fault::Damaged)),

@@ -12,6 +12,9 @@ use super::{Workspace, store_error};
 use crate::error::{MountRef, SpecError, VersionsError};
 use crate::spec::{Lock, RepoUrl, Revision, Spec, StaleReason, VersionId};
 
+/// Prefix of an overlay that is being removed; no version name begins so.
+const GONE: &str = ".gone-";
+
 /// One version, for a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VersionSummary {
@@ -236,9 +239,11 @@ impl Workspace {
         // The spec first: a crash in between leaves an overlay that was kept, never a version with half of one.
         self.versions.delete(id)?;
         if options.overlay && overlay.is_some() {
-            let gone = path.with_file_name(format!(".gone-{id}-{}", std::process::id()));
+            // Whole at once for those who look; what a crash leaves, the next deletion removes.
+            let gone = path.with_file_name(format!("{GONE}{id}-{}", std::process::id()));
             fs::rename(&path, &gone).map_err(failed("remove", &path))?;
             fs::remove_dir_all(&gone).map_err(failed("remove", &gone))?;
+            remove_leftovers(path.parent().unwrap_or(&path));
         }
         Ok(DeleteReport { spec, overlay })
     }
@@ -261,6 +266,15 @@ fn unreadable(id: &str, error: &VersionsError) -> VersionSummary {
         lock: LockState::Missing,
         view: None,
         error: Some(error.to_string()),
+    }
+}
+
+/// Removes what interrupted deletions left. Whatever stays is hidden and harms nobody.
+fn remove_leftovers(overlays: &Path) {
+    for entry in fs::read_dir(overlays).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(GONE) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use cvs_store::{EntryKind, Intake, LowerId, View};
 use cvs_tests::{Fault, GitDaemon, HttpServer, Wants};
+use cvs_versions::source::NetworkLimits;
 use cvs_versions::spec::NewSpec;
 use cvs_versions::{CreateOptions, LockOptions, LockState, SpecError, VersionsError};
 use serde_json::{Value, json};
@@ -264,4 +265,49 @@ fn a_cancel_publishes_nothing() {
     let error = bench.ws.create(bench.spec("v", &[], Vec::new()), &options).unwrap_err();
     assert!(matches!(error, VersionsError::Cancelled), "{error}");
     assert!(!bench.spec_file("v").exists());
+}
+
+#[test]
+fn many_parts_of_one_repository_do_not_meet_in_it() {
+    let bench = Bench::new();
+    let first = bench.git.run(&bench.served().join("alpha.git"), &["rev-parse", "HEAD"]);
+    let second = bench.push("alpha", &[("__init__.py", "alpha 2\n")]);
+    let daemon = GitDaemon::start(&bench.served(), Wants::Reachable);
+    for (id, url) in [("local", bench.url("alpha")), ("served", daemon.url("alpha"))] {
+        let node = |number: usize| {
+            let commit = [&first, &second, "master"][number % 3];
+            json!({"name": format!("n{number}"), "repo": url, "ref": commit})
+        };
+        // Another store each time, so that nothing is known.
+        let other = super::open(&bench.path(id));
+        let spec = NewSpec { custom_nodes: (0..9).map(node).collect(), ..bench.spec(id, &[], Vec::new()) };
+        other.create(spec, &CreateOptions::default()).unwrap();
+        let lock = other.read(&vid(id)).unwrap().spec().lock.clone().unwrap();
+        for (number, node) in lock.custom_nodes.iter().enumerate() {
+            assert_eq!(node.locked.commit, [&first, &second, &second][number % 3].as_str());
+        }
+    }
+}
+
+#[test]
+fn what_was_downloaded_before_a_failure_is_not_downloaded_again() {
+    let bench = Bench::new();
+    let server = HttpServer::start();
+    let bytes: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
+    server.serve("/m.pth", bytes.clone());
+    server.fault_times("/m.pth", 1, Fault::CutAfter(1 << 20));
+    let model = json!({"source": server.url("/m.pth"), "target_path": "models/vae/m.pth"});
+    let limits = NetworkLimits { attempts: 1, ..Default::default() };
+    let create = || {
+        let options = CreateOptions { limits, ..Default::default() };
+        bench.ws.create(bench.spec("v", &["alpha"], vec![model.clone()]), &options)
+    };
+    let error = create().unwrap_err();
+    assert!(error.to_string().starts_with("version v: models[0].source: "), "{error}");
+    assert_eq!((bench.spec_file("v").exists(), bench.garbage()), (false, 0));
+    create().unwrap();
+    let ranges: Vec<bool> =
+        server.requests_of("/m.pth").iter().map(|request| request.headers.get("range").is_some()).collect();
+    assert_eq!(ranges, [false, true]);
+    assert_eq!(bench.locked("v").models[0].size, bytes.len() as u64);
 }
