@@ -227,7 +227,7 @@ mod tests {
 
     use super::*;
 
-    /// Four threads of which some one always shares the lock: alone would never come without the gate.
+    /// Four threads of which some one nearly always shares the lock: alone would come by luck without the gate.
     #[test]
     fn many_who_share_the_lock_do_not_keep_out_who_wants_it_alone() {
         let home = tempfile::tempdir().unwrap();
