@@ -1,5 +1,6 @@
 //! The BLAKE3 of files. They are read, never mapped: a file that is cut short or fails while it is hashed is an error
-//! here, where a mapping would kill the process.
+//! here, where a mapping would kill the process. For a large file that is in memory already, the copy that a mapping
+//! saves costs about a quarter more time; for small files and cold ones it costs nothing.
 //!
 //! BLAKE3 is a tree: all cores hash parts of one file at once, each in a buffer that stays in its cache. While one
 //! window of the file is hashed, the next is read ahead or copied.
