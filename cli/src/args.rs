@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
 use clap::{Args, Parser, ValueEnum};
 
 use crate::commands::Command;
@@ -35,11 +36,11 @@ pub(crate) struct Cli {
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalArgs {
     /// The directory that holds everything.
-    #[arg(long, global = true, value_name = "DIR", env = "CVS_HOME", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "DIR", env = "CVS_HOME", hide_env_values = true, value_parser = directory())]
     pub(crate) home: Option<PathBuf>,
 
     /// The directory of specs, when it is not `versions` in the home directory.
-    #[arg(long, global = true, value_name = "DIR", env = "CVS_VERSIONS_DIR", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "DIR", env = "CVS_VERSIONS_DIR", hide_env_values = true, value_parser = directory())]
     pub(crate) versions_dir: Option<PathBuf>,
 
     /// Print data as JSON.
@@ -61,6 +62,11 @@ pub(crate) struct GlobalArgs {
     /// Show no progress.
     #[arg(long, global = true)]
     pub(crate) no_progress: bool,
+}
+
+/// A path that may be empty, because an empty variable is an unset one.
+fn directory() -> ValueParser {
+    OsStringValueParser::new().map(PathBuf::from).into()
 }
 
 /// When to use colors.

@@ -249,7 +249,9 @@ fn hint_of_source(error: &SourceError) -> Option<String> {
 
 fn of_mounts(error: &MountsError) -> Exit {
     match error {
-        MountsError::Occupied { .. } | MountsError::InUse { .. } | MountsError::StillThere { .. } => Exit::Busy,
+        MountsError::Occupied { .. } | MountsError::InUse { .. } | MountsError::StillThere { .. } => {
+            Exit::Busy
+        }
         // The daemon has said why, with the code that belongs to it.
         MountsError::DidNotStart { code: Some(4), .. } => Exit::Busy,
         MountsError::DidNotStart { code: Some(3), .. } => Exit::Damage,
@@ -271,7 +273,9 @@ fn hint_of_mounts(error: &MountsError) -> Option<String> {
              `cvs umount --force {0}` (its files fail)",
             path.display()
         )),
-        MountsError::NotEmpty { .. } => Some("name an empty directory, or one that does not exist yet".to_owned()),
+        MountsError::NotEmpty { .. } => {
+            Some("name an empty directory, or one that does not exist yet".to_owned())
+        }
         MountsError::NotMounted { .. } => Some("`cvs mounts` lists what is mounted".to_owned()),
         MountsError::StillThere { .. } => Some("its log, under run/log, says what it is doing".to_owned()),
         MountsError::Io { source, .. } => hint_of_io(source),
@@ -310,9 +314,9 @@ fn hint_of_store(error: &StoreError) -> Option<String> {
             Some("`cvs fsck --repair` sets damaged objects aside and brings them again".to_owned())
         }
         StoreError::UnreadableRoot { source, .. } => hint_of_store(source),
-        StoreError::Roots(error) => error.downcast_ref::<SpecError>().and_then(hint_of_spec).or_else(|| {
-            Some("nothing is collected while a spec cannot be read: mend it or move it away".to_owned())
-        }),
+        StoreError::Roots(_) => Some(
+            "nobody can tell what that spec needs, so nothing was done: mend it, or move it away".to_owned(),
+        ),
         StoreError::Busy { pid, .. } => {
             Some(format!("wait for process {pid}, or end it; `cvs mounts` lists what is mounted"))
         }

@@ -14,7 +14,7 @@ use crate::table::{Align, Table};
 /// Check whether all of a version is there.
 ///
 /// Brings the version's lock up to date first, except with --locked or --offline. Ends with code 3 when a part is
-/// missing or damaged, and with 1 when the lock does not fit the spec.
+/// missing or damaged, and with 1 when the lock does not fit the spec or the version was never fetched.
 #[derive(Debug, Args)]
 pub(crate) struct ValidateArgs {
     /// The version.
@@ -41,7 +41,8 @@ pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Result<Exit, CliErr
         cancel: context.cancel(),
         ..ValidateOptions::default()
     };
-    let report = args.ensure.workspace(context)?.validate(&args.id, &options)?;
+    let workspace = args.ensure.workspace(context)?;
+    let report = workspace.validate(&args.id, &options)?;
     drop(activity);
     let output = context.output();
     if !fetch {
@@ -52,7 +53,8 @@ pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Result<Exit, CliErr
     } else {
         output.table(&table(&report.parts), "there is nothing to check")?;
     }
-    let exit = exit(&report);
+    let lock = workspace.read(&args.id)?.spec().lock.clone();
+    let exit = exit(&report, lock.is_some_and(|lock| lock.view.is_some()));
     match exit {
         Exit::Damage => {
             let lost =
@@ -60,19 +62,23 @@ pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Result<Exit, CliErr
             let absent = format!("`cvs lock {}` brings what is missing", args.id);
             output.hint(if report.is_damaged() { lost } else { &absent });
         }
-        Exit::Failed => output.hint(&format!("`cvs lock {}` brings the lock up to date", args.id)),
+        Exit::Failed => {
+            output.hint(&format!("`cvs lock {}` brings the lock and the store up to date", args.id));
+        }
         Exit::Ok | Exit::Usage | Exit::Busy | Exit::Interrupted => {}
     }
     Ok(exit)
 }
 
-fn exit(report: &ValidateReport) -> Exit {
+/// `fetched` is whether all of the version was ever here.
+fn exit(report: &ValidateReport, fetched: bool) -> Exit {
     let has = |state| report.parts.iter().any(|part| part.state == state);
-    // What an outdated lock does not have is not damage.
+    // What an outdated lock does not have is not damage, nor is what nobody fetched yet.
     match () {
         () if has(PartState::Damaged) => Exit::Damage,
         () if has(PartState::Stale) => Exit::Failed,
-        () if has(PartState::Missing) => Exit::Damage,
+        () if has(PartState::Missing) && fetched => Exit::Damage,
+        () if has(PartState::Missing) => Exit::Failed,
         () => Exit::Ok,
     }
 }
@@ -124,15 +130,17 @@ mod tests {
 
     #[test]
     fn damage_weighs_most() {
-        for (states, expected) in [
-            (&[PartState::Present][..], Exit::Ok),
-            (&[PartState::Present, PartState::Missing], Exit::Damage),
-            (&[PartState::Stale, PartState::Missing], Exit::Failed),
-            (&[PartState::Stale, PartState::Damaged], Exit::Damage),
+        for (states, fetched, expected) in [
+            (&[PartState::Present][..], true, Exit::Ok),
+            (&[PartState::Present, PartState::Missing], true, Exit::Damage),
+            (&[PartState::Present, PartState::Missing], false, Exit::Failed),
+            (&[PartState::Stale, PartState::Missing], true, Exit::Failed),
+            (&[PartState::Stale, PartState::Damaged], true, Exit::Damage),
         ] {
             let parts = states.iter().map(|state| part(ReportPart::Core, *state, None)).collect();
             let id = VersionId::new("x").unwrap();
-            assert_eq!(exit(&ValidateReport { id, parts, warnings: Vec::new() }), expected, "{states:?}");
+            let report = ValidateReport { id, parts, warnings: Vec::new() };
+            assert_eq!(exit(&report, fetched), expected, "{states:?}");
         }
     }
 }
