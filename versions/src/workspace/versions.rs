@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Workspace, store_error};
 use crate::error::{MountRef, SpecError, VersionsError};
-use crate::spec::{Lock, RepoUrl, Revision, Spec, StaleReason, VersionId};
+use crate::spec::{Lock, RepoUrl, Revision, Spec, SpecDocument, StaleReason, VersionId};
 
 /// Prefix of an overlay that is being removed; no version name begins so.
 const GONE: &str = ".gone-";
@@ -187,10 +187,36 @@ impl Workspace {
         Ok(LockState::Current)
     }
 
-    /// The same version under another name; everything is shared, nothing resolved or copied.
+    /// The same version under another name; everything is shared, nothing resolved or copied. The file of the new spec.
+    ///
+    /// # Errors
+    /// [`SpecError::Exists`] when there is a version of the new name.
     pub fn clone_version(&self, source: &VersionId, new: &VersionId) -> Result<PathBuf, VersionsError> {
+        self.clone_as(source, new, None)
+    }
+
+    /// As [`Self::clone_version`], in place of a version of the new name if there is one: at every moment there is the
+    /// old one or the new one.
+    pub fn clone_over(&self, source: &VersionId, new: &VersionId) -> Result<PathBuf, VersionsError> {
+        let old = match self.read(new) {
+            Ok(old) => Some(old),
+            Err(VersionsError::Spec(SpecError::Unknown { .. })) => None,
+            Err(error) => return Err(error),
+        };
+        self.clone_as(source, new, old.as_ref())
+    }
+
+    fn clone_as(
+        &self,
+        source: &VersionId,
+        new: &VersionId,
+        old: Option<&SpecDocument>,
+    ) -> Result<PathBuf, VersionsError> {
         let document = self.read(source)?;
         let mut copy = document.clone_as(new)?;
+        if let Some(old) = old {
+            copy = copy.replacing(old);
+        }
         let mut here: Vec<ManifestId> = Vec::new();
         for manifest in document.spec().lock.iter().flat_map(Lock::manifests) {
             if self.store.has_manifest(&manifest)? {
@@ -202,8 +228,10 @@ impl Workspace {
             .store
             .lease(LeaseKind::Transaction, &format!("clone {new}"), &here, info)
             .map_err(store_error(new, "keep its objects"))?;
-        // While its spec stood, nothing could be collected; the lease keeps it so from here on.
-        self.read(source)?;
+        // While its lock stood, nothing could be collected; the lease keeps it so from here on.
+        if self.read(source)?.spec().lock != document.spec().lock {
+            return Err(SpecError::Changed { path: self.versions.file_of(source) }.into());
+        }
         self.versions.publish(&mut copy)?;
         Ok(self.versions.file_of(new))
     }

@@ -66,6 +66,11 @@ fn a_clone_shares_everything_and_outlives_its_origin() {
         VersionsError::Spec(SpecError::Unknown { .. })
     ));
     assert_eq!(bench.ws.store().leases().unwrap(), []);
+    bench.create("old", &["beta"], Vec::new()).unwrap();
+    for name in ["old", "fresh"] {
+        bench.ws.clone_over(&vid("v"), &vid(name)).unwrap();
+        assert_eq!(bench.locked(name), bench.locked("v"));
+    }
     bench.ws.delete(&vid("v"), &DeleteOptions::default()).unwrap();
     let gc = Gc::new(bench.ws.store(), bench.ws.roots(), Duration::ZERO);
     gc.execute(&gc.plan().unwrap()).unwrap();
