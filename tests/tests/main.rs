@@ -6,4 +6,6 @@ mod cli_world;
 mod comfyui_loading;
 mod comfyui_prompts;
 mod comfyui_repositories;
+mod mounted;
+mod story;
 mod support;
