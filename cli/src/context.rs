@@ -2,8 +2,10 @@
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use cvs_store::Store;
 use cvs_versions::Workspace;
@@ -14,6 +16,9 @@ use crate::config::{self, Places};
 use crate::error::CliError;
 use crate::output::Output;
 use crate::progress::Progress;
+
+/// Between two looks at whether the person stopped the program instead of answering.
+const ANSWER_POLL: Duration = Duration::from_millis(50);
 
 /// One run of the program. The store is opened when it is first asked for.
 pub(crate) struct Context {
@@ -84,9 +89,28 @@ impl Context {
     /// Asks a question that is answered by yes or no; no is the default.
     pub(crate) fn ask(&self, question: &str) -> Result<bool, CliError> {
         self.output.prompt(&format!("{question} [y/N] "));
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer).map_err(CliError::Stdin)?;
-        self.check_cancel()?;
-        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+        let (sender, answers) = mpsc::channel();
+        // Reading goes on after a signal, so it has a thread of its own; that ends with the process.
+        thread::spawn(move || {
+            let mut answer = String::new();
+            let read = std::io::stdin().read_line(&mut answer);
+            // Nobody listens any more when the person has stopped the program.
+            let _ = sender.send(read.map(|_| answer));
+        });
+        loop {
+            match answers.recv_timeout(ANSWER_POLL) {
+                Ok(answer) => {
+                    let answer = answer.map_err(CliError::Stdin)?;
+                    return Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if self.cancel.load(Ordering::Relaxed) {
+                        self.output.prompt("\n");
+                        return Err(CliError::Interrupted);
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(false),
+            }
+        }
     }
 }

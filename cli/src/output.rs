@@ -61,6 +61,11 @@ impl Output {
         })
     }
 
+    /// Prints data in words, whatever stands in the names that they hold.
+    pub(crate) fn text(&self, text: &str) -> Result<(), CliError> {
+        self.data(&clean(text))
+    }
+
     /// Prints data as JSON.
     pub(crate) fn json<T: serde::Serialize + ?Sized>(&self, value: &T) -> Result<(), CliError> {
         let text = serde_json::to_string_pretty(value).map_err(|error| CliError::Stdout(error.into()))?;
@@ -79,23 +84,23 @@ impl Output {
     /// Says what was done.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet {
-            self.talk_line(text);
+            self.talk_line(&clean(text));
         }
     }
 
     /// Says what is odd.
     pub(crate) fn warning(&self, text: &str) {
-        self.talk_line(&format!("{} {text}", self.talk.color(AnsiColor::Yellow, "warning:")));
+        self.talk_line(&format!("{} {}", self.talk.color(AnsiColor::Yellow, "warning:"), clean(text)));
     }
 
     /// Says what went wrong.
     pub(crate) fn error(&self, text: &str) {
-        self.talk_line(&format!("{} {text}", self.talk.color(AnsiColor::Red, "error:")));
+        self.talk_line(&format!("{} {}", self.talk.color(AnsiColor::Red, "error:"), clean(text)));
     }
 
     /// Says what to do next.
     pub(crate) fn hint(&self, text: &str) {
-        self.talk_line(&format!("{} {text}", self.talk.color(AnsiColor::Cyan, "hint:")));
+        self.talk_line(&format!("{} {}", self.talk.color(AnsiColor::Cyan, "hint:"), clean(text)));
     }
 
     /// Asks, without a newline.
@@ -110,6 +115,12 @@ impl Output {
     fn talk_line(&self, text: &str) {
         self.prompt(&format!("{text}\n"));
     }
+}
+
+/// Names come from outside: an escape sequence in one must not reach the terminal. Lines stay lines.
+pub(crate) fn clean(text: &str) -> String {
+    let hidden = |c: char| c.is_control() && c != '\n';
+    text.chars().map(|c| if hidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Colors, or none.
@@ -167,4 +178,22 @@ pub(crate) fn start_tracing(args: &GlobalArgs) {
         .with_writer(io::stderr)
         .with_ansi(Paint::new(args.color, io::stderr().is_terminal()).enabled)
         .try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_steer_the_terminal() {
+        assert_eq!(clean("a\x1b[2Jb\nc\r\u{9b}31m"), "a\u{fffd}[2Jb\nc\u{fffd}\u{fffd}31m");
+    }
+
+    #[test]
+    fn colors_are_there_or_not() {
+        assert_eq!(Paint::plain().bold("x"), "x");
+        assert_eq!(Paint::new(ColorWhen::Always, false).bold("x"), "\x1b[1mx\x1b[0m");
+        assert_eq!(Paint::new(ColorWhen::Auto, false).color(AnsiColor::Red, "x"), "x");
+        assert_eq!(Paint::new(ColorWhen::Never, true).color(AnsiColor::Red, "x"), "x");
+    }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::format;
+use crate::{format, output};
 
 /// What takes no longer than this shows nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -157,7 +157,7 @@ impl Progress {
             return;
         }
         let (position, total) = (state.position.load(Ordering::Relaxed), state.total.load(Ordering::Relaxed));
-        let label = lock(&state.label).clone();
+        let label = output::clean(&lock(&state.label));
         let mut drawn = lock(&state.drawn);
         if self.inner.show == Show::Lines {
             let due = drawn.line.is_none_or(|(then, told)| now - then >= LINE_EVERY && told != position);
@@ -171,11 +171,17 @@ impl Progress {
         if state.ended.load(Ordering::Acquire) {
             return;
         }
-        let bar = drawn.bar.get_or_insert_with(|| self.inner.bars.add(ProgressBar::no_length()));
-        if bar.length() != Some(total).filter(|&total| total > 0) || bar.position() == 0 {
+        let bar = drawn.bar.get_or_insert_with(|| {
+            // The bar is younger than its task, and would take what was done before for done at once.
+            let bar = ProgressBar::no_length().with_position(position).with_elapsed(now - state.begun);
             bar.set_style(style(state.unit, total > 0));
-            if total > 0 {
-                bar.set_length(total);
+            self.inner.bars.add(bar)
+        });
+        if bar.length() != Some(total).filter(|&total| total > 0) {
+            bar.set_style(style(state.unit, total > 0));
+            match total {
+                0 => bar.unset_length(),
+                _ => bar.set_length(total),
             }
         }
         bar.set_message(label);
@@ -242,11 +248,11 @@ fn line(label: &str, unit: Unit, position: u64, total: u64) -> String {
 fn style(unit: Unit, known: bool) -> ProgressStyle {
     let template = match (unit, known) {
         (Unit::Bytes, true) => {
-            "{spinner} {msg:40!}  {bar:24} {binary_bytes:>11} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta}"
+            "{spinner} {wide_msg}  {bar:20} {binary_bytes:>11} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta}"
         }
-        (Unit::Bytes, false) => "{spinner} {msg:40!}  {binary_bytes:>11}  {binary_bytes_per_sec}",
-        (Unit::Items, true) => "{spinner} {msg:40!}  {bar:24} {human_pos:>11} of {human_len}  {eta}",
-        (Unit::Items, false) => "{spinner} {msg:40!}  {human_pos:>11}",
+        (Unit::Bytes, false) => "{spinner} {wide_msg}  {binary_bytes:>11}  {binary_bytes_per_sec}",
+        (Unit::Items, true) => "{spinner} {wide_msg}  {bar:20} {human_pos:>11} of {human_len}  {eta}",
+        (Unit::Items, false) => "{spinner} {wide_msg}  {human_pos:>11}",
     };
     // The templates are constants; a wrong one would show as the default style.
     ProgressStyle::with_template(template)

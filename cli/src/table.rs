@@ -1,6 +1,6 @@
 //! Columns of text for people. Scripts take `--json`.
 
-use crate::output::Paint;
+use crate::output::{Paint, clean};
 
 /// How a column is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ impl Table {
 
     /// Adds a row, of one cell for each column.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().map(|cell| one_line(&cell)).collect());
+        self.rows.push(cells.into_iter().map(|cell| clean(&cell).replace('\n', " ")).collect());
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -63,11 +63,6 @@ impl Table {
     }
 }
 
-/// Names come from outside: a newline or an escape sequence in one must not reach the terminal.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
 fn width(text: &str) -> usize {
     text.chars().count()
 }
@@ -82,13 +77,13 @@ mod tests {
             Table::new([("VERSION", Align::Left), ("SIZE", Align::Right), ("STATE", Align::Left)]);
         table.row(["wan".to_owned(), "12.3 MiB".to_owned(), "ready".to_owned()]);
         table.row(["flux-next-one".to_owned(), "1 B".to_owned(), String::new()]);
-        table.row(["ev\x1bil\n".to_owned(), "0 B".to_owned(), "größe".to_owned()]);
+        table.row(["ev\x1bil".to_owned(), "0 B".to_owned(), "größe\nx".to_owned()]);
         assert_eq!(
             table.render(Paint::plain()),
             "VERSION            SIZE  STATE\n\
              wan            12.3 MiB  ready\n\
              flux-next-one       1 B\n\
-             ev\u{fffd}il\u{fffd}              0 B  größe\n"
+             ev\u{fffd}il               0 B  größe x\n"
         );
     }
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::context::Context;
 use crate::error::{CliError, Exit};
 use crate::machine::{self, Finding, State};
+use crate::output::clean;
 
 /// Say what this machine can do, and what to do about what it cannot.
 ///
@@ -35,6 +36,7 @@ fn text(findings: &[Finding], paint: impl Fn(State, &str) -> String) -> String {
     let widest = findings.iter().map(|finding| finding.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for Finding { name, state, found, advice } in findings {
+        let found = clean(found).replace('\n', " ");
         let word = match state {
             State::Ok => "ok",
             State::Absent => "--",

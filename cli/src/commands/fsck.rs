@@ -41,7 +41,7 @@ pub(crate) fn run(context: &Context, args: &FsckArgs) -> Result<Exit, CliError> 
     if output.is_json() {
         output.json(&Outcome { report: &report, repair: repair.as_ref() })?;
     } else {
-        output.data(&text(&report, repair.as_ref()))?;
+        output.text(&text(&report, repair.as_ref()))?;
     }
     if report.damage.is_empty() {
         return Ok(Exit::Ok);

@@ -45,7 +45,7 @@ pub(crate) fn run(context: &Context, args: &ShowArgs) -> Result<Exit, CliError> 
         let _ = writeln!(text, "overlay   {}", overlay.display());
     }
     text.push_str(&content(&summary, document.spec()));
-    output.data(&text)?;
+    output.text(&text)?;
     warn(output, document.warnings());
     Ok(Exit::Ok)
 }
