@@ -1,11 +1,14 @@
 //! End-to-end tests, one binary for all: the built `cvs` on real input, and the ComfyUI that it is tested with.
 
+mod chance;
 mod cli_bad_input;
 mod cli_versions;
 mod cli_world;
 mod comfyui_loading;
 mod comfyui_prompts;
 mod comfyui_repositories;
+mod crash_model;
+mod kills;
 mod mounted;
 mod story;
 mod support;
