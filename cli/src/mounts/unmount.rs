@@ -1,7 +1,8 @@
 //! Taking mounts down.
 
+use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -77,14 +78,24 @@ pub(crate) fn take_down(
 
 fn wait_for_end(path: &Path, pid: u32) -> Result<(), MountsError> {
     let deadline = Instant::now() + DAEMON_ENDS;
-    let alive = || Path::new(&format!("/proc/{pid}")).exists();
-    while alive() {
+    while is_running(pid) {
         if Instant::now() >= deadline {
             return Err(MountsError::StillThere { path: path.to_owned(), pid });
         }
         thread::sleep(POLL / 10);
     }
     Ok(())
+}
+
+/// False as soon as all threads of a process have ended, however long its parent leaves it a zombie.
+fn is_running(pid: u32) -> bool {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    // The name stands in parentheses and may hold some itself; the state follows it.
+    let is_zombie = fs::read_to_string(process.join("stat"))
+        .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])));
+    // Of a zombie with further threads only the first has ended, and files are still open.
+    let threads = || fs::read_dir(process.join("task")).map_or(0, Iterator::count);
+    process.exists() && !(is_zombie && threads() <= 1)
 }
 
 /// Takes a mount out of sight, whatever state it is in.
@@ -119,5 +130,24 @@ fn by_fusermount(path: &Path, flags: MntFlags) -> io::Result<()> {
     match text.contains("busy") {
         true => Err(io::ErrorKind::ResourceBusy.into()),
         false => Err(io::Error::other(text.trim().to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zombie_has_ended() {
+        assert!(is_running(std::process::id()));
+        let mut child = Command::new("true").spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // Nobody has waited for it yet.
+        while is_running(child.id()) {
+            assert!(Instant::now() < deadline);
+            thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!is_running(child.id()));
     }
 }
