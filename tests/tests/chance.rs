@@ -62,5 +62,5 @@ impl Drop for Chance {
 
 /// How many rounds a test of chance runs: 20, or 200 with `CVS_TEST_LONG` set.
 pub(crate) fn rounds() -> usize {
-    if std::env::var_os("CVS_TEST_LONG").is_some() { 200 } else { 20 }
+    if std::env::var_os("CVS_TEST_LONG").is_some_and(|value| !value.is_empty()) { 200 } else { 20 }
 }

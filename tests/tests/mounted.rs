@@ -66,7 +66,8 @@ pub(crate) fn wait_gone(pid: Pid) {
 /// Whether a process is there and not a zombie: under a container's first process orphans may stay that for a while.
 pub(crate) fn is_running(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']) || threads() > 1)
 }
 
 /// The log of the daemons of a version.
