@@ -111,6 +111,18 @@ impl RelPath {
         other.is_root()
             || self.0.strip_prefix(&*other.0).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
     }
+
+    /// The path as seen from `other`; none when it is not below it.
+    pub fn strip_prefix(&self, other: &Self) -> Option<Self> {
+        if other.is_root() {
+            return Some(self.clone());
+        }
+        match self.0.strip_prefix(&*other.0)? {
+            [] => Some(Self::root()),
+            [b'/', rest @ ..] => Some(Self(rest.into())),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for RelPath {
@@ -152,6 +164,12 @@ mod tests {
         assert_eq!(RelPath::root().parent(), None);
         assert!(path.starts_with(&RelPath::new("a/b").unwrap()));
         assert!(!RelPath::new("a/bc").unwrap().starts_with(&RelPath::new("a/b").unwrap()));
+        for (below, rest) in [("", Some("a/b/c")), ("a/b", Some("c")), ("a/b/c", Some("")), ("a/", None)] {
+            let below = RelPath(below.as_bytes().into());
+            assert_eq!(path.strip_prefix(&below), rest.map(|rest| RelPath::new(rest).unwrap()));
+        }
+        assert_eq!(path.strip_prefix(&RelPath::new("a/b/c/d").unwrap()), None);
+        assert_eq!(RelPath::new("a/bc").unwrap().strip_prefix(&RelPath::new("a/b").unwrap()), None);
         assert_eq!(RelPath::root().names().count(), 0);
     }
 }

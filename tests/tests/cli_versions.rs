@@ -121,8 +121,6 @@ fn no_fetch_pins_and_lock_brings_the_rest() {
 fn a_clone_shares_everything_and_goes_alone() {
     let world = World::new();
     world.create("portrait");
-    // The manifest of a submodule by itself is kept for speed, and for no version.
-    world.cvs(&["gc", "--grace", "0"]).ok();
     let before = world.objects();
     world.cvs(&["clone", "portrait", "next"]).ok();
     assert_eq!(world.objects(), before);

@@ -1,5 +1,6 @@
 //! From a commit to a manifest. Only what no earlier commit had is read: blobs are looked up by their git id first,
-//! and whole (sub)commits by theirs.
+//! whole commits by theirs. A submodule is stored as a part of the manifest only, since no version refers to it alone;
+//! the index remembers in which manifest its commit stands at which path, and from there it is taken again.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -46,8 +47,22 @@ enum Outcome {
     Pointer(Pointer),
 }
 
-/// The superprojects of a commit, outermost first.
-type Ancestors<'a> = &'a [(String, Oid)];
+/// Where a commit stands in the one that is ingested.
+#[derive(Clone, Default)]
+struct Position {
+    /// Its path in the manifest to be.
+    at: RelPath,
+    /// Its superprojects, outermost first.
+    above: Vec<(String, Oid)>,
+}
+
+/// What was found on the way.
+#[derive(Default)]
+struct Found {
+    stats: GitStats,
+    /// Each submodule's path in the manifest to be, and its commit.
+    submodules: Vec<(RelPath, Oid)>,
+}
 
 impl Ingest<'_> {
     pub(super) fn run(
@@ -60,14 +75,23 @@ impl Ingest<'_> {
             let stats = GitStats { cached: true, ..GitStats::default() };
             return Ok(GitIngest { manifest, commit: id.to_string(), stats });
         }
-        let mut stats = GitStats::default();
-        let (commit, nodes) = self.commit(url, id, reference, &[], &mut stats)?;
+        let mut found = Found::default();
+        let (commit, nodes) = self.commit(url, id, reference, &Position::default(), &mut found)?;
         let manifest = self.put(commit, &nodes)?;
-        Ok(GitIngest { manifest, commit: commit.to_string(), stats })
+        for (path, commit) in &found.submodules {
+            if let Some(key) = submodule_key(*commit, path) {
+                self.store.index().put_source(&key, &manifest);
+            }
+        }
+        Ok(GitIngest { manifest, commit: commit.to_string(), stats: found.stats })
     }
 
     fn cached(&self, commit: Oid) -> Result<Option<ManifestId>, SourceError> {
-        let Some(manifest) = self.store.index().source(&key(commit)) else { return Ok(None) };
+        self.known(&key(commit))
+    }
+
+    fn known(&self, key: &str) -> Result<Option<ManifestId>, SourceError> {
+        let Some(manifest) = self.store.index().source(key) else { return Ok(None) };
         Ok(self.transaction.has_manifest(&manifest)?.then_some(manifest))
     }
 
@@ -95,8 +119,8 @@ impl Ingest<'_> {
         url: &GitUrl,
         id: Oid,
         reference: Option<&str>,
-        ancestors: Ancestors<'_>,
-        stats: &mut GitStats,
+        position: &Position,
+        found: &mut Found,
     ) -> Result<(Oid, Vec<Node>), SourceError> {
         let shown = url.shown();
         let scratch_dir = self.transaction.scratch_dir()?;
@@ -104,10 +128,10 @@ impl Ingest<'_> {
         let (repository, commit) = scratch.with_commit(id, reference)?;
         let reader = Reader { ingest: self, repository: &repository, url, shown: &shown, commit };
         let listing = tree::list(&repository, &shown, commit, self.options)?;
-        let mut nodes = reader.files(&listing, stats)?;
+        let mut nodes = reader.files(&listing, &mut found.stats)?;
         reader.symlinks(&listing, &mut nodes)?;
-        stats.files += nodes.len() as u64;
-        reader.submodules(&listing, ancestors, &mut nodes, stats)?;
+        found.stats.files += nodes.len() as u64;
+        reader.submodules(&listing, position, &mut nodes, found)?;
         Ok((commit, nodes))
     }
 
@@ -116,35 +140,49 @@ impl Ingest<'_> {
         &self,
         url: &GitUrl,
         id: Oid,
-        ancestors: Ancestors<'_>,
-        stats: &mut GitStats,
+        position: &Position,
+        found: &mut Found,
     ) -> Result<Vec<Node>, SourceError> {
-        // A manifest of this very transaction cannot be read back before the commit; then it is made again.
-        if let Some(cached) = self.cached(id)?
-            && let Ok(manifest) = self.store.manifest(&cached)
+        if let Some(manifest) = self.cached(id)?
+            && let Some(nodes) = self.nodes_below(&manifest, &RelPath::root())?
         {
-            return manifest
-                .walk()
-                .map(|(path, entry)| {
-                    let missing = || SourceError::Store(StoreError::DamagedManifest(cached));
-                    let what = match entry.kind() {
-                        EntryKind::Dir => What::Dir(entry.mode()),
-                        EntryKind::File => What::File {
-                            mode: entry.mode(),
-                            size: entry.size(),
-                            blob: manifest.blob(&entry).ok_or_else(missing)?,
-                        },
-                        EntryKind::Symlink => {
-                            What::Symlink(manifest.symlink_target(&entry).ok_or_else(missing)?.to_vec())
-                        }
-                    };
-                    Ok(Node { path, what })
-                })
-                .collect();
+            return Ok(nodes);
         }
-        let (commit, nodes) = self.commit(url, id, None, ancestors, stats)?;
-        self.put(commit, &nodes)?;
-        Ok(nodes)
+        if let Some(key) = submodule_key(id, &position.at)
+            && let Some(manifest) = self.known(&key)?
+            && let Some(nodes) = self.nodes_below(&manifest, &position.at)?
+        {
+            return Ok(nodes);
+        }
+        Ok(self.commit(url, id, None, position, found)?.1)
+    }
+
+    /// What a manifest holds below a directory; none when that is not there, or the manifest is of this very
+    /// transaction, and so cannot be read back before the commit.
+    fn nodes_below(&self, id: &ManifestId, dir: &RelPath) -> Result<Option<Vec<Node>>, SourceError> {
+        let Ok(manifest) = self.store.manifest(id) else { return Ok(None) };
+        let missing = || SourceError::Store(StoreError::DamagedManifest(*id));
+        let (mut nodes, mut there) = (Vec::new(), false);
+        for (path, entry) in manifest.walk() {
+            let Some(path) = path.strip_prefix(dir) else { continue };
+            if path.is_root() {
+                there = entry.kind() == EntryKind::Dir;
+                continue;
+            }
+            let what = match entry.kind() {
+                EntryKind::Dir => What::Dir(entry.mode()),
+                EntryKind::File => What::File {
+                    mode: entry.mode(),
+                    size: entry.size(),
+                    blob: manifest.blob(&entry).ok_or_else(missing)?,
+                },
+                EntryKind::Symlink => {
+                    What::Symlink(manifest.symlink_target(&entry).ok_or_else(missing)?.to_vec())
+                }
+            };
+            nodes.push(Node { path, what });
+        }
+        Ok((there || dir.is_root()).then_some(nodes))
     }
 
     /// Reads and stores blobs on all processors. A libgit2 repository belongs to one thread, so each opens its own.
@@ -204,6 +242,13 @@ impl Ingest<'_> {
 
 fn key(commit: Oid) -> String {
     format!("git:{commit}")
+}
+
+/// Under which the index knows the manifest that has a submodule's commit at `path`. A path that is no text has none:
+/// two of them may look the same.
+fn submodule_key(commit: Oid, path: &RelPath) -> Option<String> {
+    let path = std::str::from_utf8(path.as_bytes()).ok()?;
+    Some(format!("git-submodule:{commit}:{path}"))
 }
 
 /// One commit of one repository, being read.
@@ -350,17 +395,18 @@ impl Reader<'_> {
     fn submodules(
         &self,
         listing: &Listing,
-        ancestors: Ancestors<'_>,
+        position: &Position,
         nodes: &mut Vec<Node>,
-        stats: &mut GitStats,
+        found: &mut Found,
     ) -> Result<(), SourceError> {
         if listing.submodules.is_empty() {
             return Ok(());
         }
         let text = listing.file(b".gitmodules").map(|oid| self.read(oid)).transpose()?;
         let settings = config::parse(&String::from_utf8_lossy(text.as_deref().unwrap_or_default()));
-        let mut line = ancestors.to_vec();
-        line.push((self.url.transport(), self.commit));
+        let mut above = position.above.clone();
+        above.push((self.url.transport(), self.commit));
+        let mut inside = Position { at: RelPath::root(), above };
         for (path, id) in &listing.submodules {
             let refuse = |reason: String| SourceError::Submodule {
                 url: self.shown.to_owned(),
@@ -375,16 +421,23 @@ impl Reader<'_> {
                 }));
             };
             let target = self.url.submodule(address).map_err(|error| refuse(error.to_string()))?;
-            if line.contains(&(target.transport(), *id)) {
+            if inside.above.contains(&(target.transport(), *id)) {
                 return Err(refuse("it contains itself".to_owned()));
             }
-            if line.len() >= NESTING {
+            if inside.above.len() >= NESTING {
                 return Err(refuse(format!("submodules are nested more than {NESTING} deep")));
             }
+            let bad_path = |source| SourceError::TreeName {
+                url: self.shown.to_owned(),
+                commit: self.commit.to_string(),
+                source,
+            };
+            inside.at = position.at.join_path(path).map_err(bad_path)?;
             let name = path.to_string();
             self.ingest.options.event(SourceEvent::Submodule { path: &name, url: &target.shown() });
-            stats.submodules += 1;
-            let inner = self.ingest.submodule(&target, *id, &line, stats).map_err(|error| match error {
+            found.stats.submodules += 1;
+            found.submodules.push((inside.at.clone(), *id));
+            let inner = self.ingest.submodule(&target, *id, &inside, found).map_err(|error| match error {
                 SourceError::Cancelled => SourceError::Cancelled,
                 error => SourceError::InSubmodule {
                     url: self.shown.to_owned(),
@@ -394,11 +447,7 @@ impl Reader<'_> {
             })?;
             nodes.push(Node { path: path.clone(), what: What::Dir(0o755) });
             for Node { path: below, what } in inner {
-                let path = path.join_path(&below).map_err(|source| SourceError::TreeName {
-                    url: self.shown.to_owned(),
-                    commit: self.commit.to_string(),
-                    source,
-                })?;
+                let path = path.join_path(&below).map_err(bad_path)?;
                 nodes.push(Node { path, what });
             }
         }

@@ -22,6 +22,15 @@ struct World {
     store: Store,
 }
 
+/// Nobody who keeps anything alive.
+struct NoRoots;
+
+impl cvs_store::RootSource for NoRoots {
+    fn roots(&self) -> Result<Vec<cvs_store::RootRef>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Vec::new())
+    }
+}
+
 /// A manifest as lines of `mode path = content`.
 type Lines = BTreeMap<String, String>;
 
@@ -102,6 +111,12 @@ impl World {
         let commit = self.git(name, &["commit-tree", &tree, "-m", "raw"]);
         self.git(name, &["update-ref", "refs/heads/raw", &commit]);
         commit
+    }
+
+    /// How many there are in the store.
+    fn manifests(&self) -> u64 {
+        let plan = cvs_store::Gc::new(&self.store, &NoRoots, Duration::ZERO).plan().unwrap();
+        plan.garbage().filter(|(name, _)| name.starts_with("manifest/")).count() as u64
     }
 
     fn ingest(&self, url: &str, commit: &str) -> Result<(Lines, GitStats), SourceError> {
@@ -380,6 +395,8 @@ fn submodules_are_part_of_the_manifest() {
         let fresh = World::new();
         let (found, stats) = fresh.ingest(&url, &top).unwrap();
         assert_eq!((&found, stats.submodules), (&expected, 2));
+        // Nothing that no version will ever refer to.
+        assert_eq!(fresh.manifests(), 1);
     }
     // The next commit of the superproject finds its submodules in the store.
     world.ingest(&world.url("top"), &top).unwrap();
