@@ -112,11 +112,16 @@ fn nobodys_edit_is_lost() {
         assert_eq!(fs::read_to_string(&path).ok(), change);
     }
 
-    // Replacing on purpose says what is replaced.
-    dir.publish(&mut new("a")).unwrap();
-    let old = read(&dir, "a");
-    let mut forced = new("a").replacing(&old);
-    dir.publish(&mut forced).unwrap();
+    // Replacing on purpose: there is nothing, there is a version, there is what is none.
+    for (content, there) in [(None, false), (Some("{}"), true)] {
+        if let Some(content) = content {
+            fs::write(&path, content).unwrap();
+        }
+        let mut forced = new("a");
+        assert_eq!(dir.replace_by(&mut forced).unwrap(), there);
+        dir.publish(&mut forced).unwrap();
+        assert_eq!(read(&dir, "a").text(), forced.text());
+    }
 }
 
 #[test]

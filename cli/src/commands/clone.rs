@@ -1,7 +1,6 @@
 //! `cvs clone`.
 
 use clap::Args;
-use cvs_versions::DeleteOptions;
 use cvs_versions::spec::VersionId;
 use serde_json::json;
 
@@ -29,12 +28,10 @@ pub(crate) fn run(context: &Context, args: &CloneArgs) -> Result<Exit, CliError>
         return Err(CliError::Usage(format!("{} cannot become its own clone", args.source)));
     }
     let workspace = context.workspace()?;
-    if args.force && workspace.versions().file_of(&args.new).exists() {
-        // Whatever is wrong with the source is told before anything is removed.
-        workspace.read(&args.source)?.clone_as(&args.new)?;
-        workspace.delete(&args.new, &DeleteOptions::default())?;
-    }
-    let file = workspace.clone_version(&args.source, &args.new)?;
+    let file = match args.force {
+        true => workspace.clone_over(&args.source, &args.new)?,
+        false => workspace.clone_version(&args.source, &args.new)?,
+    };
     let overlay = Some(workspace.overlay_dir(&args.new)).filter(|path| path.exists());
     let output = context.output();
     if output.is_json() {

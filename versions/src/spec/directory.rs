@@ -73,6 +73,13 @@ impl VersionsDir {
         Ok(SpecDocument::parse(text, origin, Some(id), options)?.read_from(bytes))
     }
 
+    /// Lets the next publishing of a document replace the file of its version as it is now, whatever is in it, if there
+    /// is one. Whether there was.
+    pub fn replace_by(&self, document: &mut SpecDocument) -> Result<bool, SpecError> {
+        document.base = read_file(&self.file_of(&document.spec().version_id))?;
+        Ok(document.base.is_some())
+    }
+
     /// The ids of all versions, sorted. A `.json` file whose name cannot be an id is an error; hidden files are not
     /// looked at.
     pub fn list(&self) -> Result<Vec<VersionId>, SpecError> {

@@ -166,12 +166,6 @@ impl SpecDocument {
         Ok(copy)
     }
 
-    /// Lets the next publishing replace the file that `other` was read from, instead of asking that there is none.
-    pub fn replacing(mut self, other: &Self) -> Self {
-        self.base.clone_from(&other.base);
-        self
-    }
-
     pub(super) fn read_from(mut self, bytes: Vec<u8>) -> Self {
         self.base = Some(bytes);
         self

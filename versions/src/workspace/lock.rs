@@ -29,9 +29,9 @@ impl Workspace {
             if !options.replace {
                 return Err(SpecError::Exists { id: id.to_string(), path }.into());
             }
-            let old = self.read(&id)?;
-            document = document.replacing(&old);
-            previous = old.spec().lock.clone();
+            self.versions.replace_by(&mut document)?;
+            // What is wrong with the old one is no reason to keep it.
+            previous = self.read(&id).ok().and_then(|old| old.spec().lock.clone());
         }
         let batch = Batch::begin(&self.store, &format!("create {id}"))?;
         let lock_options = LockOptions {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Workspace, store_error};
 use crate::error::{MountRef, SpecError, VersionsError};
-use crate::spec::{Lock, RepoUrl, Revision, Spec, SpecDocument, StaleReason, VersionId};
+use crate::spec::{Lock, RepoUrl, Revision, Spec, StaleReason, VersionId};
 
 /// Prefix of an overlay that is being removed; no version name begins so.
 const GONE: &str = ".gone-";
@@ -192,30 +192,20 @@ impl Workspace {
     /// # Errors
     /// [`SpecError::Exists`] when there is a version of the new name.
     pub fn clone_version(&self, source: &VersionId, new: &VersionId) -> Result<PathBuf, VersionsError> {
-        self.clone_as(source, new, None)
+        self.clone_as(source, new, false)
     }
 
-    /// As [`Self::clone_version`], in place of a version of the new name if there is one: at every moment there is the
-    /// old one or the new one.
+    /// As [`Self::clone_version`], in place of a version of the new name if there is one, even one that cannot be read:
+    /// at every moment there is the old one or the new one.
     pub fn clone_over(&self, source: &VersionId, new: &VersionId) -> Result<PathBuf, VersionsError> {
-        let old = match self.read(new) {
-            Ok(old) => Some(old),
-            Err(VersionsError::Spec(SpecError::Unknown { .. })) => None,
-            Err(error) => return Err(error),
-        };
-        self.clone_as(source, new, old.as_ref())
+        self.clone_as(source, new, true)
     }
 
-    fn clone_as(
-        &self,
-        source: &VersionId,
-        new: &VersionId,
-        old: Option<&SpecDocument>,
-    ) -> Result<PathBuf, VersionsError> {
+    fn clone_as(&self, source: &VersionId, new: &VersionId, replace: bool) -> Result<PathBuf, VersionsError> {
         let document = self.read(source)?;
         let mut copy = document.clone_as(new)?;
-        if let Some(old) = old {
-            copy = copy.replacing(old);
+        if replace {
+            self.versions.replace_by(&mut copy)?;
         }
         let mut here: Vec<ManifestId> = Vec::new();
         for manifest in document.spec().lock.iter().flat_map(Lock::manifests) {

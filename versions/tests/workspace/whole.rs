@@ -67,7 +67,8 @@ fn a_clone_shares_everything_and_outlives_its_origin() {
     ));
     assert_eq!(bench.ws.store().leases().unwrap(), []);
     bench.create("old", &["beta"], Vec::new()).unwrap();
-    for name in ["old", "fresh"] {
+    fs::write(bench.spec_file("broken"), "{").unwrap();
+    for name in ["old", "broken", "fresh"] {
         bench.ws.clone_over(&vid("v"), &vid(name)).unwrap();
         assert_eq!(bench.locked(name), bench.locked("v"));
     }
