@@ -1,22 +1,29 @@
 //! Changing attributes, and extended attributes.
 
-use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use crate::disk;
 use crate::error::FsError;
 use crate::overlay::{Overlay, Place};
 use crate::types::{Attr, Caller, Ino, Kind, SetAttr, SetTime};
-use crate::upper::{ESCAPED, RESERVED, proc_fd, proc_path};
+use crate::upper::{ESCAPED, NodePath, RESERVED, Upper, proc_fd};
 
 /// setuid and setgid.
 const SUID: u32 = 0o4000;
 const SGID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o010;
+/// Attributes that are more than kept, such as ACLs: the kernel checks modes alone here.
+const SYSTEM: &[u8] = b"system.";
+/// The longest attribute, and the longest list of them, that Linux knows.
+const XATTR_MAX: usize = 64 << 10;
+/// Room for most attributes.
+const USUAL_XATTR: usize = 256;
 
 impl Overlay {
     /// Changes attributes.
     pub fn setattr(&self, ino: Ino, change: SetAttr, caller: Caller) -> Result<Attr, FsError> {
-        self.writable()?;
+        let upper = self.writable()?;
         let kind = {
             let tree = self.read();
             self.kind(&tree, ino)?
@@ -28,9 +35,9 @@ impl Overlay {
         }
         if let Some(size) = change.size {
             let file = self.file(ino)?.ok_or(FsError::BadView)?;
-            rustix::fs::ftruncate(&*file, size).map_err(FsError::upper("truncate"))?;
+            disk::ftruncate(&*file, size).map_err(FsError::upper("truncate"))?;
             if caller.uid != 0 {
-                self.drop_privileges(&file)?;
+                self.drop_privileges_of(&file)?;
             }
         }
         // The names must stay what they are while one of them leads to the node.
@@ -40,20 +47,26 @@ impl Overlay {
             Place::Upper { dir, name } => (Some(dir), name.into_vec(), AtFlags::SYMLINK_NOFOLLOW),
             Place::Pinned(pin) => (None, proc_fd(&pin).into_bytes(), AtFlags::empty()),
         };
+        let path = match &dir {
+            Some(dir) => NodePath::named(dir, &name),
+            None => NodePath::linking(name.clone()),
+        };
         let at = match &dir {
             Some(dir) => std::os::fd::AsFd::as_fd(&**dir),
             None => rustix::fs::CWD,
         };
         if change.uid.is_some() || change.gid.is_some() {
             let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
-            rustix::fs::chownat(at, &*name, uid, gid, flags).map_err(FsError::upper("change the owner"))?;
+            disk::chownat(at, &*name, uid, gid, flags).map_err(FsError::upper("change the owner"))?;
         }
         if let Some(perm) = change.perm {
             if kind == Kind::Symlink {
                 return Err(FsError::NotSupported);
             }
-            rustix::fs::chmodat(at, &*name, Mode::from_raw_mode(perm & 0o7777), AtFlags::empty())
-                .map_err(FsError::upper("change the mode"))?;
+            upper.set_mode(&path, kind, perm & 0o7777)?;
+        } else if (change.uid.is_some() || change.gid.is_some()) && kind == Kind::File {
+            // The system has done it already for a mode that is on disk.
+            drop_privileges(upper, &path, self.attr(&tree, ino)?.perm)?;
         }
         if change.atime.is_some() || change.mtime.is_some() {
             let time = |time: Option<SetTime>| match time {
@@ -62,24 +75,18 @@ impl Overlay {
                 Some(SetTime::To((seconds, nanos))) => Timespec { tv_sec: seconds, tv_nsec: nanos.into() },
             };
             let times = Timestamps { last_access: time(change.atime), last_modification: time(change.mtime) };
-            rustix::fs::utimensat(at, &*name, &times, flags).map_err(FsError::upper("set times"))?;
+            disk::utimensat(at, &*name, &times, flags).map_err(FsError::upper("set times"))?;
         }
         self.attr(&tree, ino)
     }
 
     /// Clears setuid and setgid, as a write by an ordinary user does.
-    pub(crate) fn drop_privileges(&self, file: &std::fs::File) -> Result<(), FsError> {
+    pub(crate) fn drop_privileges_of(&self, file: &std::fs::File) -> Result<(), FsError> {
+        let upper = self.writable()?;
         let stat = rustix::fs::fstat(file).map_err(FsError::upper("look at"))?;
-        let mode = stat.st_mode & 0o7777;
-        let mut cleared = mode & !SUID;
-        if mode & GROUP_EXECUTE != 0 {
-            cleared &= !SGID;
-        }
-        if cleared != mode {
-            rustix::fs::fchmod(file, Mode::from_raw_mode(cleared))
-                .map_err(FsError::upper("change the mode"))?;
-        }
-        Ok(())
+        let path = NodePath::of(file);
+        let mode = upper.mode(&path, Kind::File, stat.st_mode & 0o7777)?;
+        drop_privileges(upper, &path, mode)
     }
 
     /// The path that extended attributes of an upper node are reached by; none for a node of the view.
@@ -87,36 +94,26 @@ impl Overlay {
         let tree = self.read();
         Ok(match self.place(&tree, ino)? {
             Place::Lower(_) => None,
-            Place::Upper { dir, name } => {
-                Some(XattrPath { path: proc_path(&dir, &name), follow: false, _fd: dir })
-            }
-            Place::Pinned(pin) => {
-                Some(XattrPath { path: proc_fd(&pin).into_bytes(), follow: true, _fd: pin })
-            }
+            Place::Upper { dir, name } => Some(XattrPath { path: NodePath::named(&dir, &name), _fd: dir }),
+            Place::Pinned(pin) => Some(XattrPath { path: NodePath::of(&pin), _fd: pin }),
         })
     }
 
     /// The value of an extended attribute.
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        if name.starts_with(SYSTEM) {
+            return Err(FsError::NotSupported);
+        }
         let Some(at) = self.xattr_path(ino)? else { return Err(FsError::NoAttribute) };
         let name = own_name(name);
+        let mut value = vec![0u8; USUAL_XATTR];
         loop {
-            let len = match at.follow {
-                true => rustix::fs::getxattr_query(&*at.path, &*name),
-                false => rustix::fs::lgetxattr_query(&*at.path, &*name),
-            };
-            let mut value = vec![0u8; len.map_err(xattr_error("read an attribute"))?];
-            let read = match at.follow {
-                true => rustix::fs::getxattr(&*at.path, &*name, &mut value[..]),
-                false => rustix::fs::lgetxattr(&*at.path, &*name, &mut value[..]),
-            };
-            match read {
+            match at.path.get(&name, &mut value) {
                 Ok(len) => {
                     value.truncate(len);
                     return Ok(value);
                 }
-                // It grew between the two calls.
-                Err(Errno::RANGE) => {}
+                Err(Errno::RANGE) if value.len() < XATTR_MAX => value.resize(XATTR_MAX, 0),
                 Err(errno) => return Err(xattr_error("read an attribute")(errno)),
             }
         }
@@ -125,18 +122,15 @@ impl Overlay {
     /// The names of the extended attributes, each followed by a NUL.
     pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
         let Some(at) = self.xattr_path(ino)? else { return Ok(Vec::new()) };
-        let mut names = vec![0u8; 64 << 10];
-        let len = match at.follow {
-            true => rustix::fs::listxattr(&*at.path, &mut names[..]),
-            false => rustix::fs::llistxattr(&*at.path, &mut names[..]),
-        };
-        names.truncate(len.map_err(xattr_error("list attributes"))?);
+        let mut names = vec![0u8; XATTR_MAX];
+        let len = at.path.list(&mut names).map_err(xattr_error("list attributes"))?;
+        names.truncate(len);
         let mut shown = Vec::with_capacity(names.len());
         for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
             if let Some(own) = name.strip_prefix(ESCAPED) {
                 shown.extend_from_slice(RESERVED);
                 shown.extend_from_slice(own);
-            } else if name.starts_with(RESERVED) {
+            } else if name.starts_with(RESERVED) || name.starts_with(SYSTEM) {
                 continue;
             } else {
                 shown.extend_from_slice(name);
@@ -148,14 +142,13 @@ impl Overlay {
 
     /// Sets an extended attribute; `flags` are those of setxattr(2).
     pub fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: u32) -> Result<(), FsError> {
+        if name.starts_with(SYSTEM) {
+            return Err(FsError::NotSupported);
+        }
         self.copy_up_any(ino)?;
         let at = self.xattr_path(ino)?.ok_or(FsError::BadView)?;
         let (name, flags) = (own_name(name), XattrFlags::from_bits_retain(flags));
-        match at.follow {
-            true => rustix::fs::setxattr(&*at.path, &*name, value, flags),
-            false => rustix::fs::lsetxattr(&*at.path, &*name, value, flags),
-        }
-        .map_err(xattr_error("set an attribute"))
+        at.path.set(&name, value, flags).map_err(xattr_error("set an attribute"))
     }
 
     /// Removes an extended attribute.
@@ -163,20 +156,22 @@ impl Overlay {
         self.writable()?;
         let Some(at) = self.xattr_path(ino)? else { return Err(FsError::NoAttribute) };
         let name = own_name(name);
-        match at.follow {
-            true => rustix::fs::removexattr(&*at.path, &*name),
-            false => rustix::fs::lremovexattr(&*at.path, &*name),
-        }
-        .map_err(xattr_error("remove an attribute"))
+        at.path.remove(&name).map_err(xattr_error("remove an attribute"))
     }
 }
 
 struct XattrPath {
-    path: Vec<u8>,
-    /// The path is a link to the node rather than the node's own name.
-    follow: bool,
+    path: NodePath,
     /// What the path runs through stays open.
     _fd: std::sync::Arc<std::os::fd::OwnedFd>,
+}
+
+fn drop_privileges(upper: &Upper, path: &NodePath, mode: u32) -> Result<(), FsError> {
+    let mut cleared = mode & !SUID;
+    if mode & GROUP_EXECUTE != 0 {
+        cleared &= !SGID;
+    }
+    if cleared == mode { Ok(()) } else { upper.set_mode(path, Kind::File, cleared) }
 }
 
 /// The name under which an attribute is kept: our own are out of reach.

@@ -1,18 +1,18 @@
 //! Copy-up: what is about to change gets a place in the upper layer first, under the same node number.
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use cvs_store::LowerId;
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, XattrFlags};
 
+use crate::disk;
 use crate::error::FsError;
 use crate::intent::{At, Intent};
 use crate::overlay::{Overlay, Place};
 use crate::tree::{Name, Node, Slot, Tree};
 use crate::types::{Attr, Ino, Kind};
-use crate::upper::{ORIGIN, Upper};
+use crate::upper::{NodePath, ORIGIN, Upper, keeping_mtime, times_of};
 
 /// Bytes copied by one call where the filesystem cannot share them.
 const CHUNK: u64 = 64 << 20;
@@ -20,39 +20,63 @@ const CHUNK: u64 = 64 << 20;
 impl Overlay {
     /// Gives a directory of the view, and those above it, a place in the upper layer. The caller alone has the table.
     pub(crate) fn copy_up_dir(&self, tree: &mut Tree, ino: Ino) -> Result<(), FsError> {
-        let upper = self.writable()?;
-        if tree.nodes.get(&ino).is_some_and(|node| node.upper) {
-            return self.load(tree, ino);
+        let mut missing = Vec::new();
+        let mut at = ino;
+        while !tree.nodes.get(&at).is_some_and(|node| node.upper) {
+            missing.push(at);
+            if Self::is_gone(tree, at) {
+                break;
+            }
+            at = self.name_of(tree, at)?.0;
         }
+        while let Some(dir) = missing.pop() {
+            self.copy_up_one_dir(tree, dir)?;
+        }
+        self.load(tree, ino)
+    }
+
+    /// Copies a directory up whose own directory is in the upper layer, or that is unlinked.
+    fn copy_up_one_dir(&self, tree: &mut Tree, ino: Ino) -> Result<(), FsError> {
+        let upper = self.writable()?;
         let id = self.lower_of(tree, ino).ok_or(FsError::NotFound)?;
-        let (parent, name) = self.name_of(tree, ino)?;
-        self.copy_up_dir(tree, parent)?;
+        let name = if Self::is_gone(tree, ino) { None } else { Some(self.name_of(tree, ino)?) };
+        if let Some((parent, _)) = &name {
+            self.load(tree, *parent)?;
+        }
         let origin = self.view.path(id).ok_or(FsError::BadView)?;
         let attr = self.lower_attr(ino, id)?;
-        let temporary = upper.temporary();
-        rustix::fs::mkdirat(&upper.work, &*temporary, Mode::from_raw_mode(0o700))
-            .map_err(FsError::upper("copy a directory up"))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let made = rustix::fs::openat(&upper.work, &*temporary, flags, Mode::empty())
-            .and_then(|fd| {
-                rustix::fs::fsetxattr(&fd, ORIGIN, origin.as_bytes(), XattrFlags::empty())?;
-                rustix::fs::fchmod(&fd, Mode::from_raw_mode(attr.perm))?;
-                rustix::fs::futimens(&fd, &times(&attr))
-            })
-            .map_err(FsError::upper("copy a directory up"))
-            .and_then(|()| self.move_in(tree, upper, &temporary, parent, &name));
-        if let Err(error) = made {
-            let _ = upper.discard(temporary.as_bytes());
-            return Err(error);
-        }
         let mut node = Node::new(Kind::Dir);
         node.lower = Some(id);
         node.upper = true;
-        node.names.push((parent, name.clone()));
         node.dir.loaded = true;
         node.dir.subdirs = attr.nlink.saturating_sub(2);
+        let failed = FsError::upper("copy a directory up");
+        let temporary = upper.temporary();
+        disk::mkdirat(&upper.work, &*temporary, Mode::from_raw_mode(0o700)).map_err(&failed)?;
+        let made = (|| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(&upper.work, &*temporary, flags, Mode::empty()).map_err(&failed)?;
+            disk::fsetxattr(&fd, ORIGIN, origin.as_bytes(), XattrFlags::empty()).map_err(&failed)?;
+            upper.set_mode(&NodePath::of(&fd), Kind::Dir, attr.perm)?;
+            disk::futimens(&fd, &times_of(&attr)).map_err(&failed)?;
+            match &name {
+                Some((parent, name)) => self.move_in(tree, upper, &temporary, *parent, name),
+                None => {
+                    node.pin = Some(Arc::new(fd));
+                    upper.retire(&temporary);
+                    Ok(())
+                }
+            }
+        })();
+        if let Err(error) = made {
+            upper.retire(&temporary);
+            return Err(error);
+        }
+        node.names.extend(name.clone());
         tree.nodes.insert(ino, node);
-        self.set_slot(tree, parent, &name, Some(Slot::Node(ino)));
+        if let Some((parent, name)) = name {
+            self.set_slot(tree, parent, &name, Some(Slot::Node(ino)));
+        }
         Ok(())
     }
 
@@ -68,7 +92,7 @@ impl Overlay {
     ) -> Result<(), FsError> {
         let dir = self.dir_fd(tree, parent)?;
         keeping_mtime(&dir, || {
-            rustix::fs::renameat_with(&upper.work, temporary, &dir, name, RenameFlags::NOREPLACE)
+            disk::renameat_with(&upper.work, temporary, &dir, name, RenameFlags::NOREPLACE)
                 .map_err(FsError::upper("copy up"))
         })
     }
@@ -110,7 +134,7 @@ impl Overlay {
             Ok(())
         });
         if made.is_err() {
-            let _ = upper.discard(temporary.as_bytes());
+            upper.retire(&temporary);
         }
         made
     }
@@ -127,29 +151,28 @@ impl Overlay {
         let failed = FsError::upper("copy up");
         if attr.kind == Kind::Symlink {
             let target = self.view.symlink_target(id).ok_or(FsError::BadView)?;
-            rustix::fs::symlinkat(target, &upper.work, temporary).map_err(&failed)?;
-            rustix::fs::utimensat(&upper.work, temporary, &times(attr), AtFlags::SYMLINK_NOFOLLOW)
+            disk::symlinkat(target, &upper.work, temporary).map_err(&failed)?;
+            disk::utimensat(&upper.work, temporary, &times_of(attr), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(&failed)?;
             return Ok(None);
         }
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file =
-            rustix::fs::openat(&upper.work, temporary, flags, Mode::from_raw_mode(0o600)).map_err(&failed)?;
+            File::from(disk::create(&upper.work, temporary, Mode::from_raw_mode(0o600)).map_err(&failed)?);
         let keep = keep.min(attr.size);
         if keep > 0 {
             let blob = self.view.entry(id).and_then(|entry| entry.blob).ok_or(FsError::BadView)?;
             let source = self.blobs.open(blob, attr.size)?;
-            if keep < attr.size || rustix::fs::ioctl_ficlone(&file, &*source).is_err() {
+            if keep < attr.size || disk::ioctl_ficlone(&file, &*source).is_err() {
                 copy_bytes(&source, &file, keep)?;
             }
         }
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(attr.perm)).map_err(&failed)?;
-        rustix::fs::futimens(&file, &times(attr)).map_err(&failed)?;
+        upper.set_mode(&NodePath::of(&file), Kind::File, attr.perm)?;
+        disk::futimens(&file, &times_of(attr)).map_err(&failed)?;
         if upper.durable && keep > 0 {
             // The view's file was on disk; its copy must be before it takes the name.
-            rustix::fs::fdatasync(&file).map_err(&failed)?;
+            disk::fdatasync(&file).map_err(&failed)?;
         }
-        Ok(Some(File::from(file)))
+        Ok(Some(file))
     }
 
     /// Gives the copy its names. The caller alone has the table.
@@ -169,38 +192,31 @@ impl Overlay {
         let mut node = Node::new(attr.kind);
         node.lower = Some(id);
         node.upper = true;
-        let Some(((parent, name), others)) = names.split_first() else {
+        let Some((first @ (parent, name), others)) = names.split_first() else {
             // Unlinked while it is open: the copy needs no name either.
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let pin = rustix::fs::openat(&upper.work, temporary, flags, Mode::empty());
             node.pin = Some(Arc::new(pin.map_err(FsError::upper("copy up"))?));
-            upper.discard(temporary.as_bytes())?;
+            upper.retire(temporary);
             tree.nodes.insert(ino, node);
             return Ok(());
         };
         for (dir, _) in &names {
             self.copy_up_dir(tree, *dir)?;
         }
-        let intent = match others {
-            [] => None,
-            others => {
-                let at = |(dir, name): &Name| {
-                    Ok::<_, FsError>(At { dir: self.upper_path(tree, *dir)?, name: name.to_vec() })
-                };
-                let others = others.iter().map(at).collect::<Result<_, _>>()?;
-                let intent = Intent::Link { from: at(&names[0])?, others };
-                Some((intent.write(upper)?, intent))
-            }
-        };
-        self.move_in(tree, upper, temporary, *parent, name)?;
-        if let Some((note, intent)) = intent {
-            intent.complete(upper)?;
-            upper.discard(note.as_bytes())?;
-            let dir = self.dir_fd(tree, *parent)?;
-            let stat = rustix::fs::statat(&dir, &**name, AtFlags::SYMLINK_NOFOLLOW);
-            let inode = stat.map_err(FsError::upper("look at"))?.st_ino;
-            node.linked = Some(inode);
-            tree.linked.insert(inode, ino);
+        if others.is_empty() {
+            self.move_in(tree, upper, temporary, *parent, name)?;
+        } else {
+            let at = |(dir, name): &Name| {
+                Ok::<_, FsError>(At { dir: self.upper_path(tree, *dir)?, name: name.to_vec() })
+            };
+            let stat = rustix::fs::statat(&upper.work, temporary, AtFlags::SYMLINK_NOFOLLOW);
+            let copy = stat.map_err(FsError::upper("look at"))?.st_ino;
+            let others = others.iter().map(at).collect::<Result<_, _>>()?;
+            let intent = Intent::Link { from: at(first)?, copy, others };
+            intent.carry_out(upper, || self.move_in(tree, upper, temporary, *parent, name))?;
+            node.linked = Some(copy);
+            tree.linked.insert(copy, ino);
         }
         node.names = names.clone();
         tree.nodes.insert(ino, node);
@@ -224,32 +240,12 @@ impl Overlay {
     }
 }
 
-/// Runs `change` on a directory and puts its modification time back.
-pub(crate) fn keeping_mtime<T>(
-    dir: impl AsFd,
-    change: impl FnOnce() -> Result<T, FsError>,
-) -> Result<T, FsError> {
-    let before = rustix::fs::fstat(dir.as_fd()).map_err(FsError::upper("look at"))?;
-    let done = change()?;
-    let times = Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
-        last_modification: Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as _ },
-    };
-    rustix::fs::utimensat(dir, c".", &times, AtFlags::empty()).map_err(FsError::upper("set times"))?;
-    Ok(done)
-}
-
-fn times(attr: &Attr) -> Timestamps {
-    let time = |(seconds, nanos): (i64, u32)| Timespec { tv_sec: seconds, tv_nsec: nanos.into() };
-    Timestamps { last_access: time(attr.atime), last_modification: time(attr.mtime) }
-}
-
 /// Copies the first `len` bytes; within the kernel, and shared, where the filesystem can.
-fn copy_bytes(source: &File, target: impl AsFd, len: u64) -> Result<(), FsError> {
+fn copy_bytes(source: &File, target: &File, len: u64) -> Result<(), FsError> {
     let (mut from, mut to) = (0u64, 0u64);
     while from < len {
         let chunk = usize::try_from((len - from).min(CHUNK)).unwrap_or(usize::MAX);
-        match rustix::fs::copy_file_range(source, Some(&mut from), target.as_fd(), Some(&mut to), chunk) {
+        match disk::copy_file_range(source, Some(&mut from), target, Some(&mut to), chunk) {
             Ok(0) => return Err(FsError::Upper { op: "copy up", errno: rustix::io::Errno::IO }),
             Ok(_) => {}
             Err(rustix::io::Errno::XDEV | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL)
@@ -264,20 +260,16 @@ fn copy_bytes(source: &File, target: impl AsFd, len: u64) -> Result<(), FsError>
     Ok(())
 }
 
-fn copy_by_hand(source: &File, target: impl AsFd, len: u64) -> Result<(), FsError> {
+fn copy_by_hand(source: &File, target: &File, len: u64) -> Result<(), FsError> {
     use std::os::unix::fs::FileExt;
     let failed = crate::upper::system("copy up");
     let mut buffer = vec![0u8; 1 << 20];
     let mut at = 0u64;
     while at < len {
         let wanted = usize::try_from((len - at).min(buffer.len() as u64)).unwrap_or(buffer.len());
-        let buffer = &mut buffer[..wanted];
+        let buffer = buffer.get_mut(..wanted).unwrap_or_default();
         source.read_exact_at(buffer, at).map_err(&failed)?;
-        let mut written = 0;
-        while written < buffer.len() {
-            written += rustix::io::pwrite(target.as_fd(), &buffer[written..], at + written as u64)
-                .map_err(FsError::upper("copy up"))?;
-        }
+        target.write_all_at(buffer, at).map_err(&failed)?;
         at += wanted as u64;
     }
     Ok(())

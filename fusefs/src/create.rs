@@ -1,16 +1,18 @@
 //! Making: files, directories, symlinks, special files, hard links.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, RenameFlags, Uid};
 
+use crate::disk;
 use crate::error::FsError;
 use crate::names::check_length;
-use crate::overlay::{Overlay, attr_of_stat};
+use crate::overlay::{Overlay, Place};
 use crate::tree::{Node, Slot, Tree};
 use crate::types::{Attr, Caller, Ino, Kind, Make};
-use crate::upper::Upper;
+use crate::upper::{NodePath, Upper, proc_fd};
 
 /// The setgid bit of a directory: what is made in it gets its group.
 const SETGID: u32 = 0o2000;
@@ -33,12 +35,16 @@ impl Overlay {
             return Err(FsError::Exists);
         }
         let whiteout = tree.nodes.get(&parent).is_some_and(|node| node.dir.entries.contains_key(name));
-        let (file, stat) = if !whiteout && (caller.uid, caller.gid) == (upper.uid, upper.gid) {
+        let kind = what.kind();
+        let direct = !whiteout
+            && (caller.uid, caller.gid) == (upper.uid, upper.gid)
+            && upper.shows_on_disk(kind, mode & 0o7777);
+        let file = if direct {
             make_at(&dir, name, what, mode)?
         } else {
             self.make_aside(upper, &dir, name, what, mode, caller, whiteout)?
         };
-        let mut node = Node::new(Kind::of_mode(stat.st_mode));
+        let mut node = Node::new(kind);
         node.upper = true;
         node.dir.loaded = true;
         node.names.push((parent, name.into()));
@@ -47,19 +53,11 @@ impl Overlay {
         if let Some(file) = file {
             self.keep_open(ino, file);
         }
-        let mut attr = attr_of_stat(ino, &stat);
-        if attr.kind == Kind::Dir {
-            attr.nlink = 2;
-        }
-        Ok(attr)
+        self.attr(&tree, ino)
     }
 
     /// The upper directory of `parent`, copied up where it must be, with its entries in the table.
-    pub(crate) fn dir_to_write(
-        &self,
-        tree: &mut Tree,
-        parent: Ino,
-    ) -> Result<std::sync::Arc<OwnedFd>, FsError> {
+    pub(crate) fn dir_to_write(&self, tree: &mut Tree, parent: Ino) -> Result<Arc<OwnedFd>, FsError> {
         if self.kind(tree, parent)? != Kind::Dir {
             return Err(FsError::NotADirectory);
         }
@@ -81,7 +79,7 @@ impl Overlay {
         mode: u32,
         caller: Caller,
         whiteout: bool,
-    ) -> Result<(Option<File>, Stat), FsError> {
+    ) -> Result<Option<File>, FsError> {
         let failed = FsError::upper("make");
         let holder = rustix::fs::fstat(dir).map_err(&failed)?;
         let inherits = holder.st_mode & SETGID != 0;
@@ -89,47 +87,31 @@ impl Overlay {
         let mode = if inherits && matches!(what, Make::Dir) { mode | SETGID } else { mode };
         let temporary = upper.temporary();
         let made = (|| {
-            let (file, mut stat) = make_at(&upper.work, temporary.as_bytes(), what, mode)?;
-            if (stat.st_uid, stat.st_gid) != (caller.uid, group) {
-                let (uid, gid) = (Uid::from_raw(caller.uid), Gid::from_raw(group));
-                rustix::fs::chownat(
-                    &upper.work,
-                    &*temporary,
-                    Some(uid),
-                    Some(gid),
-                    AtFlags::SYMLINK_NOFOLLOW,
-                )
-                .map_err(&failed)?;
+            let file =
+                make_at(&upper.work, temporary.as_bytes(), what, upper.mode_on_disk(what.kind(), mode))?;
+            if (upper.uid, upper.gid) != (caller.uid, group) {
+                let (uid, gid) = (Some(Uid::from_raw(caller.uid)), Some(Gid::from_raw(group)));
+                disk::chownat(&upper.work, &*temporary, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(&failed)?;
             }
             if !matches!(what, Make::Symlink(_)) {
                 // Changing the owner clears setuid and setgid.
-                rustix::fs::chmodat(
-                    &upper.work,
-                    &*temporary,
-                    Mode::from_raw_mode(mode & 0o7777),
-                    AtFlags::empty(),
-                )
-                .map_err(&failed)?;
+                let at = NodePath::named(&upper.work, temporary.as_bytes());
+                upper.set_mode(&at, what.kind(), mode & 0o7777)?;
             }
-            match (whiteout, what) {
-                (true, Make::Dir) => {
-                    rustix::fs::renameat_with(&upper.work, &*temporary, dir, name, RenameFlags::EXCHANGE)
-                        .map_err(&failed)?;
-                    upper.discard(temporary.as_bytes())?;
-                }
-                (true, _) => {
-                    rustix::fs::renameat(&upper.work, &*temporary, dir, name).map_err(&failed)?;
-                }
-                (false, _) => {
-                    rustix::fs::renameat_with(&upper.work, &*temporary, dir, name, RenameFlags::NOREPLACE)
-                        .map_err(&failed)?;
-                }
+            let flags = match (whiteout, what) {
+                (true, Make::Dir) => RenameFlags::EXCHANGE,
+                (true, _) => RenameFlags::empty(),
+                (false, _) => RenameFlags::NOREPLACE,
+            };
+            disk::renameat_with(&upper.work, &*temporary, dir, name, flags).map_err(&failed)?;
+            if flags == RenameFlags::EXCHANGE {
+                upper.retire(&temporary);
             }
-            stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
-            Ok((file, stat))
+            Ok(file)
         })();
         if made.is_err() {
-            let _ = upper.discard(temporary.as_bytes());
+            upper.retire(&temporary);
         }
         made
     }
@@ -143,7 +125,8 @@ impl Overlay {
             if self.kind(&tree, ino)? == Kind::Dir {
                 return Err(FsError::NotPermitted);
             }
-            if Self::is_gone(&tree, ino) {
+            let node = tree.nodes.get(&ino);
+            if node.is_some_and(|node| node.names.is_empty() && node.pin.is_none()) {
                 return Err(FsError::NotFound);
             }
         }
@@ -153,56 +136,65 @@ impl Overlay {
         if self.child(&tree, parent, name).is_some() {
             return Err(FsError::Exists);
         }
-        let (from_parent, from_name) = self.name_of(&tree, ino)?;
-        let from = self.dir_fd(&tree, from_parent)?;
         let failed = FsError::upper("link");
+        // A name may be in a directory that was not read yet, so what has none here is tried all the same.
+        let source = match self.place(&tree, ino)? {
+            Place::Upper { dir, name } => {
+                Source { dir: Some(dir), name: name.into(), flags: AtFlags::empty() }
+            }
+            Place::Pinned(pin) => {
+                Source { dir: None, name: proc_fd(&pin).into_bytes(), flags: AtFlags::SYMLINK_FOLLOW }
+            }
+            Place::Lower(_) => return Err(FsError::BadView),
+        };
+        let from = source.dir.as_ref().map_or(rustix::fs::CWD, |dir| dir.as_fd());
+        let stat_flags = if source.dir.is_some() { AtFlags::SYMLINK_NOFOLLOW } else { AtFlags::empty() };
+        let inode = rustix::fs::statat(from, &*source.name, stat_flags).map_err(&failed)?.st_ino;
         if tree.nodes.get(&parent).is_some_and(|node| node.dir.entries.contains_key(name)) {
             let temporary = upper.temporary();
-            rustix::fs::linkat(&from, &*from_name, &upper.work, &*temporary, AtFlags::empty())
-                .map_err(&failed)?;
-            if let Err(errno) = rustix::fs::renameat(&upper.work, &*temporary, &dir, name) {
-                let _ = upper.discard(temporary.as_bytes());
+            disk::linkat(from, &*source.name, &upper.work, &*temporary, source.flags).map_err(&failed)?;
+            if let Err(errno) = disk::renameat(&upper.work, &*temporary, &dir, name) {
+                upper.retire(&temporary);
                 return Err(failed(errno));
             }
         } else {
-            rustix::fs::linkat(&from, &*from_name, &dir, name, AtFlags::empty()).map_err(&failed)?;
+            disk::linkat(from, &*source.name, &dir, name, source.flags).map_err(&failed)?;
         }
-        let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
         if let Some(node) = tree.nodes.get_mut(&ino) {
             node.names.push((parent, name.into()));
-            node.linked = Some(stat.st_ino);
+            node.linked = Some(inode);
+            node.pin = None;
         }
-        tree.linked.insert(stat.st_ino, ino);
+        tree.linked.insert(inode, ino);
         self.set_slot(&mut tree, parent, name, Some(Slot::Node(ino)));
-        Ok(attr_of_stat(ino, &stat))
+        self.attr(&tree, ino)
     }
 }
 
-/// Makes something that belongs to this process.
-fn make_at(dir: &OwnedFd, name: &[u8], what: Make<'_>, mode: u32) -> Result<(Option<File>, Stat), FsError> {
-    let failed = FsError::upper("make");
+/// What a new name is given to.
+struct Source {
+    dir: Option<Arc<OwnedFd>>,
+    name: Vec<u8>,
+    flags: AtFlags,
+}
+
+/// Makes something that belongs to this process; a file stays open.
+fn make_at(dir: &OwnedFd, name: &[u8], what: Make<'_>, mode: u32) -> Result<Option<File>, FsError> {
     let bits = Mode::from_raw_mode(mode & 0o7777);
     match what {
-        Make::File => {
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let file = rustix::fs::openat(dir, name, flags, bits).map_err(&failed)?;
-            let stat = rustix::fs::fstat(&file).map_err(&failed)?;
-            return Ok((Some(File::from(file)), stat));
-        }
-        Make::Dir => rustix::fs::mkdirat(dir, name, bits).map_err(&failed)?,
-        Make::Symlink(target) => rustix::fs::symlinkat(target, dir, name).map_err(&failed)?,
+        Make::File => disk::create(dir, name, bits).map(|file| Some(file.into())),
+        Make::Dir => disk::mkdirat(dir, name, bits).map(|()| None),
+        Make::Symlink(target) => disk::symlinkat(target, dir, name).map(|()| None),
         Make::Special(kind, device) => {
             let kind = match kind {
                 Kind::Fifo => FileType::Fifo,
                 Kind::Socket => FileType::Socket,
                 Kind::CharDevice => FileType::CharacterDevice,
                 Kind::BlockDevice => FileType::BlockDevice,
-                Kind::File => FileType::RegularFile,
-                Kind::Dir | Kind::Symlink => return Err(FsError::Invalid),
+                Kind::File | Kind::Dir | Kind::Symlink => return Err(FsError::Invalid),
             };
-            rustix::fs::mknodat(dir, name, kind, bits, u64::from(device)).map_err(&failed)?;
+            disk::mknodat(dir, name, kind, bits, u64::from(device)).map(|()| None)
         }
     }
-    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
-    Ok((None, stat))
+    .map_err(FsError::upper("make"))
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
+use crate::disk;
 use crate::error::FsError;
 use crate::overlay::{Overlay, Place};
 use crate::types::{Ino, Kind};
@@ -57,7 +58,7 @@ impl Overlay {
         let file = self.file_to_write(ino)?;
         file.write_all_at(data, offset).map_err(system("write"))?;
         if unprivileged {
-            self.drop_privileges(&file)?;
+            self.drop_privileges_of(&file)?;
         }
         Ok(())
     }
@@ -74,8 +75,8 @@ impl Overlay {
         }
         let Some(file) = self.file(ino)? else { return Ok(()) };
         match data_only {
-            true => rustix::fs::fdatasync(&*file),
-            false => rustix::fs::fsync(&*file),
+            true => disk::fdatasync(&*file),
+            false => disk::fsync(&*file),
         }
         .map_err(FsError::upper("sync"))
     }
@@ -83,7 +84,7 @@ impl Overlay {
     /// Allocates or frees a range; `mode` is that of fallocate(2).
     pub fn fallocate(&self, ino: Ino, offset: u64, len: u64, mode: u32) -> Result<(), FsError> {
         let file = self.file_to_write(ino)?;
-        rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode), offset, len)
+        disk::fallocate(&*file, FallocateFlags::from_bits_retain(mode), offset, len)
             .map_err(FsError::upper("allocate"))
     }
 
@@ -119,7 +120,7 @@ impl Overlay {
         };
         let (mut from_offset, mut to_offset) = (from_offset, to_offset);
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
-        rustix::fs::copy_file_range(&*source, Some(&mut from_offset), &*target, Some(&mut to_offset), len)
+        disk::copy_file_range(&*source, Some(&mut from_offset), &*target, Some(&mut to_offset), len)
             .map(|copied| copied as u64)
             .map_err(FsError::upper("copy"))
     }

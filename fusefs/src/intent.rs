@@ -9,8 +9,9 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use crate::disk;
 use crate::error::FsError;
-use crate::upper::{Upper, system};
+use crate::upper::{Upper, keeping_mtime, system};
 
 const PREFIX: &str = "intent-";
 
@@ -30,11 +31,13 @@ pub(crate) enum Intent {
         to: At,
         /// Inode of what moves: it tells whether the first step was made.
         moved: u64,
+        /// Inode of what goes, when it is in the upper layer: the first step leaves it at `from`.
+        replaced: Option<u64>,
         /// `from` hides something of the view and needs a whiteout.
         whiteout: bool,
     },
-    /// The file at `from`, copied up, gets further names that the view has for it.
-    Link { from: At, others: Vec<At> },
+    /// The file of inode `copy` at `from`, copied up, gets the other names that it has in the view.
+    Link { from: At, copy: u64, others: Vec<At> },
 }
 
 impl Intent {
@@ -49,16 +52,19 @@ impl Intent {
             field(&at.name);
         }
         match self {
-            Self::Replace { from, to, moved, whiteout } => {
+            Self::Replace { from, to, moved, replaced, whiteout } => {
                 field(b"replace");
                 at(from, &mut field);
                 at(to, &mut field);
                 field(&moved.to_le_bytes());
+                // No inode has the number 0.
+                field(&replaced.unwrap_or(0).to_le_bytes());
                 field(&[u8::from(*whiteout)]);
             }
-            Self::Link { from, others } => {
+            Self::Link { from, copy, others } => {
                 field(b"link");
                 at(from, &mut field);
+                field(&copy.to_le_bytes());
                 others.iter().for_each(|other| at(other, &mut field));
             }
         }
@@ -79,21 +85,24 @@ impl Intent {
             rest = tail;
             Some(field.to_vec())
         });
+        let number = |field: Vec<u8>| Some(u64::from_le_bytes(field.try_into().ok()?));
         let kind = fields.next()?;
         let from = At { dir: fields.next()?, name: fields.next()? };
         match &kind[..] {
             b"replace" => Some(Self::Replace {
                 from,
                 to: At { dir: fields.next()?, name: fields.next()? },
-                moved: u64::from_le_bytes(fields.next()?.try_into().ok()?),
+                moved: number(fields.next()?)?,
+                replaced: Some(number(fields.next()?)?).filter(|&inode| inode != 0),
                 whiteout: fields.next()? == [1],
             }),
             b"link" => {
+                let copy = number(fields.next()?)?;
                 let mut others = Vec::new();
                 while let Some(dir) = fields.next() {
                     others.push(At { dir, name: fields.next()? });
                 }
-                Some(Self::Link { from, others })
+                Some(Self::Link { from, copy, others })
             }
             _ => None,
         }
@@ -103,91 +112,139 @@ impl Intent {
     pub(crate) fn write(&self, upper: &Upper) -> Result<String, FsError> {
         let (name, temporary) = (format!("{PREFIX}{}", upper.temporary()), upper.temporary());
         let failed = FsError::upper("write an intent");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&upper.work, &*temporary, flags, Mode::from_raw_mode(0o600))
-            .map_err(&failed)?;
-        let mut file = std::fs::File::from(file);
-        std::io::Write::write_all(&mut file, &self.encode()).map_err(system("write an intent"))?;
-        if upper.durable {
-            file.sync_all().map_err(system("sync an intent"))?;
+        let written = (|| {
+            let file = disk::create(&upper.work, &*temporary, Mode::from_raw_mode(0o600)).map_err(&failed)?;
+            let mut file = std::fs::File::from(file);
+            disk::write_all(&mut file, &self.encode()).map_err(system("write an intent"))?;
+            if upper.durable {
+                disk::fsync(&file).map_err(&failed)?;
+            }
+            disk::renameat(&upper.work, &*temporary, &upper.work, &*name).map_err(&failed)?;
+            if upper.durable {
+                disk::fsync(&upper.work).map_err(&failed)?;
+            }
+            Ok(())
+        })();
+        match written {
+            Ok(()) => Ok(name),
+            Err(error) => {
+                upper.retire(&temporary);
+                upper.retire(&name);
+                Err(error)
+            }
         }
-        rustix::fs::renameat(&upper.work, &*temporary, &upper.work, &*name).map_err(&failed)?;
-        if upper.durable {
-            rustix::fs::fsync(&upper.work).map_err(&failed)?;
-        }
-        Ok(name)
     }
 
-    /// Makes the steps that are still to be made. May be called any number of times.
+    /// Makes the steps that are still to be made. May be called any number of times. When it fails, what is shown is
+    /// what was shown after the first step.
     pub(crate) fn complete(&self, upper: &Upper) -> Result<(), FsError> {
         let open = |dir: &[u8]| open_dir(upper, dir);
         match self {
-            Self::Replace { from, to, moved, whiteout } => {
+            Self::Replace { from, to, moved, replaced, whiteout } => {
                 let (from_dir, to_dir) = (open(&from.dir)?, open(&to.dir)?);
                 if inode(&to_dir, &to.name)? != Some(*moved) {
                     return Ok(());
                 }
                 match inode(&from_dir, &from.name)? {
-                    Some(_) if *whiteout => {
-                        let stat = rustix::fs::statat(&from_dir, &*from.name, AtFlags::SYMLINK_NOFOLLOW)
-                            .map_err(FsError::upper("look at"))?;
-                        if !upper.is_whiteout(&from_dir, &from.name, &stat)? {
-                            let old = upper.whiteout_instead(&from_dir, &from.name)?;
-                            upper.discard(old.as_bytes())?;
-                        }
-                    }
+                    found @ Some(_) if found != *replaced => {}
+                    Some(_) if *whiteout => upper.whiteout_instead(&from_dir, &from.name)?,
                     Some(_) => {
                         let old = upper.temporary();
-                        rustix::fs::renameat(&from_dir, &*from.name, &upper.work, &*old)
+                        disk::renameat(&from_dir, &*from.name, &upper.work, &*old)
                             .map_err(FsError::upper("remove"))?;
-                        upper.discard(old.as_bytes())?;
+                        upper.retire(&old);
                     }
                     None if *whiteout => upper.link_whiteout(&from_dir, &from.name)?,
                     None => {}
                 }
             }
-            Self::Link { from, others } => {
+            Self::Link { from, copy, others } => {
                 let from_dir = open(&from.dir)?;
-                if inode(&from_dir, &from.name)?.is_none() {
+                if inode(&from_dir, &from.name)? != Some(*copy) {
                     return Ok(());
                 }
                 for other in others {
                     let dir = open(&other.dir)?;
-                    match rustix::fs::linkat(&from_dir, &*from.name, &dir, &*other.name, AtFlags::empty()) {
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(errno) => return Err(FsError::upper("link")(errno)),
-                    }
+                    keeping_mtime(&dir, || {
+                        match disk::linkat(&from_dir, &*from.name, &dir, &*other.name, AtFlags::empty()) {
+                            Ok(()) | Err(Errno::EXIST) => Ok(()),
+                            Err(errno) => Err(FsError::upper("link")(errno)),
+                        }
+                    })?;
                 }
             }
         }
         Ok(())
     }
 
-    /// The first step of a replacement.
-    pub(crate) fn exchange(
-        upper_from: impl std::os::fd::AsFd,
-        from: &[u8],
-        upper_to: impl std::os::fd::AsFd,
-        to: &[u8],
-    ) -> Result<(), FsError> {
-        rustix::fs::renameat_with(upper_from, from, upper_to, to, RenameFlags::EXCHANGE)
-            .map_err(FsError::upper("rename"))
+    /// Takes the first step back, after [`Self::complete`] has failed.
+    pub(crate) fn undo(&self, upper: &Upper) -> Result<(), FsError> {
+        match self {
+            Self::Replace { from, to, moved, replaced, .. } => {
+                let (from_dir, to_dir) = (open_dir(upper, &from.dir)?, open_dir(upper, &to.dir)?);
+                if inode(&to_dir, &to.name)? != Some(*moved) {
+                    return Ok(());
+                }
+                let flags = if replaced.is_some() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
+                disk::renameat_with(&to_dir, &*to.name, &from_dir, &*from.name, flags)
+                    .map_err(FsError::upper("undo a rename"))
+            }
+            Self::Link { from, copy, others } => {
+                for at in others.iter().chain([from]) {
+                    let dir = open_dir(upper, &at.dir)?;
+                    if inode(&dir, &at.name)? == Some(*copy) {
+                        keeping_mtime(&dir, || {
+                            disk::unlinkat(&dir, &*at.name, AtFlags::empty())
+                                .map_err(FsError::upper("undo a link"))
+                        })?;
+                    }
+                }
+                Ok(())
+            }
+        }
     }
+
+    /// Writes the intent down, makes `first`, the first step, and the others. Either all are made or none.
+    pub(crate) fn carry_out(
+        &self,
+        upper: &Upper,
+        first: impl FnOnce() -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
+        let note = self.write(upper)?;
+        let done = first().and_then(|()| self.complete(upper));
+        if done.is_err()
+            && let Err(error) = self.undo(upper)
+        {
+            // The note stays: whoever opens the overlay next completes the change.
+            tracing::error!(%error, intent = ?self, "a change of the overlay is half done");
+            return done;
+        }
+        upper.retire(&note);
+        done
+    }
+}
+
+/// True for the name of an intent in `work/`.
+pub(crate) fn is_intent(name: &[u8]) -> bool {
+    name.starts_with(PREFIX.as_bytes())
 }
 
 /// Completes every intent that a killed process left.
 pub(crate) fn recover(upper: &Upper) -> Result<(), FsError> {
-    for entry in std::fs::read_dir(&upper.work_path).map_err(system("list work"))? {
-        let entry = entry.map_err(system("list work"))?;
-        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
-            continue;
-        }
-        let bytes = std::fs::read(entry.path()).map_err(system("read an intent"))?;
+    let names = std::fs::read_dir(&upper.work_path)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>, _>>())
+        .map_err(system("list work"))?;
+    for name in names.iter().filter(|name| is_intent(name.as_encoded_bytes())) {
+        let bytes = std::fs::read(upper.work_path.join(name)).map_err(system("read an intent"))?;
         if let Some(intent) = Intent::decode(&bytes) {
             tracing::info!(?intent, "completing a change that was interrupted");
-            intent.complete(upper)?;
+            match intent.complete(upper) {
+                // Its directories are not there any more: the note is older than what is.
+                Err(FsError::Upper { errno: Errno::NOENT | Errno::NOTDIR, .. }) => {}
+                done => done?,
+            }
         }
-        upper.discard(entry.file_name().as_encoded_bytes())?;
+        upper.discard(name.as_encoded_bytes())?;
     }
     Ok(())
 }
@@ -221,8 +278,9 @@ mod tests {
     fn intents_survive_their_encoding_and_torn_ones_do_not() {
         let at = |name: &str| At { dir: b"a/b".to_vec(), name: name.as_bytes().to_vec() };
         for intent in [
-            Intent::Replace { from: at("x"), to: at("y"), moved: 7, whiteout: true },
-            Intent::Link { from: at("x"), others: vec![at("y"), at("z")] },
+            Intent::Replace { from: at("x"), to: at("y"), moved: 7, replaced: None, whiteout: true },
+            Intent::Replace { from: at("x"), to: at("y"), moved: 7, replaced: Some(8), whiteout: false },
+            Intent::Link { from: at("x"), copy: 9, others: vec![at("y"), at("z")] },
         ] {
             let bytes = intent.encode();
             assert_eq!(Intent::decode(&bytes), Some(intent));

@@ -14,6 +14,7 @@ mod blobs;
 mod copyup;
 mod create;
 mod data;
+mod disk;
 mod error;
 mod intent;
 mod links;

@@ -32,16 +32,16 @@ impl Overlay {
     }
 
     /// True when a name of the view leads to its node still.
-    fn is_shown(&self, tree: &Tree, (dir, name): &Name) -> bool {
-        if tree.nodes.get(dir).is_some_and(|node| node.dir.entries.contains_key(name)) {
-            return false;
-        }
-        match tree.nodes.get(dir) {
-            Some(node) => *dir == Ino::ROOT || !node.names.is_empty(),
-            None => match self.name_of(tree, *dir) {
-                Ok(parent) => self.is_shown(tree, &parent),
-                Err(_) => false,
-            },
+    fn is_shown(&self, tree: &Tree, name: &Name) -> bool {
+        let (mut dir, mut name) = name.clone();
+        loop {
+            if let Some(node) = tree.nodes.get(&dir) {
+                return !node.dir.entries.contains_key(&name) && (dir == Ino::ROOT || !node.names.is_empty());
+            }
+            match self.name_of(tree, dir) {
+                Ok(parent) => (dir, name) = parent,
+                Err(_) => return false,
+            }
         }
     }
 

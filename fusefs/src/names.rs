@@ -4,6 +4,7 @@ use std::ops::Bound;
 
 use rustix::fs::OFlags;
 
+use crate::disk;
 use crate::error::FsError;
 use crate::overlay::{Overlay, Place};
 use crate::tree::{FIRST_LOWER, FIRST_UPPER, Slot, Tree};
@@ -174,6 +175,6 @@ impl Overlay {
         drop(tree);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let readable = rustix::fs::open(proc_fd(&fd), flags, rustix::fs::Mode::empty());
-        readable.and_then(|fd| rustix::fs::fsync(&fd)).map_err(FsError::upper("sync a directory"))
+        readable.and_then(|fd| disk::fsync(&fd)).map_err(FsError::upper("sync a directory"))
     }
 }

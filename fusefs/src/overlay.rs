@@ -11,16 +11,17 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use cvs_store::{EntryKind, LowerId, Store, View};
+use cvs_store::{EntryKind, LowerEntry, LowerId, Store, View};
 use lru::LruCache;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 use crate::blobs::Blobs;
 use crate::error::{FsError, MountError};
 use crate::links::LinkGroups;
 use crate::tree::{Node, Slot, Tree};
 use crate::types::{Attr, Ino, Kind, Space};
-use crate::upper::{Upper, proc_fd};
+use crate::upper::{NodePath, Upper, proc_fd};
 
 /// Upper directories and files kept open at once, each.
 const OPEN_UPPER: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
@@ -58,7 +59,13 @@ impl Overlay {
     /// Lays the overlay in the directory `upper` over `view`; without one, everything is read-only. Unless `durable`,
     /// copied-up files are not synced (for overlays that are thrown away).
     pub fn new(store: Store, view: View, upper: Option<&Path>, durable: bool) -> Result<Self, MountError> {
-        let upper = upper.map(|directory| Upper::open(directory, durable)).transpose()?;
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let root = view.entry(view.root()).ok_or_else(|| {
+            let damaged = std::io::Error::new(std::io::ErrorKind::InvalidData, "a manifest is damaged");
+            MountError::io("read the root of a view in", store.home())(damaged)
+        })?;
+        let root = attr_of_entry(Ino::ROOT, &root, uid, gid);
+        let upper = upper.map(|directory| Upper::open(directory, durable, &root)).transpose()?;
         let limit = view.id_limit();
         let mut tree = Tree::new(u64::from(limit) + 2);
         if let (Some(root), Some(_)) = (tree.nodes.get_mut(&Ino::ROOT), &upper) {
@@ -75,8 +82,8 @@ impl Overlay {
             copying: Mutex::default(),
             copied: Condvar::new(),
             link_groups: OnceLock::new(),
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
+            uid,
+            gid,
         })
     }
 
@@ -130,11 +137,7 @@ impl Overlay {
     }
 
     pub(crate) fn lower_kind(&self, id: LowerId) -> Result<Kind, FsError> {
-        Ok(match self.view.entry(id).ok_or(FsError::BadView)?.kind {
-            EntryKind::Dir => Kind::Dir,
-            EntryKind::File => Kind::File,
-            EntryKind::Symlink => Kind::Symlink,
-        })
+        Ok(kind_of_entry(self.view.entry(id).ok_or(FsError::BadView)?.kind))
     }
 
     /// The number of a node of the view. All names of a hard-linked file give the same.
@@ -196,20 +199,31 @@ impl Overlay {
             return Ok(upper.root.clone());
         }
         let cache = || self.dirs.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(fd) = cache().get(&ino) {
-            return Ok(fd.clone());
-        }
-        let node = tree.nodes.get(&ino).filter(|node| node.upper).ok_or(FsError::NotFound)?;
-        if let Some(pin) = &node.pin {
-            return Ok(pin.clone());
-        }
-        let (parent, name) = node.names.first().ok_or(FsError::NotFound)?;
-        let parent = self.dir_fd(tree, *parent)?;
+        // Up to the first that is open, and down again: trees may be deeper than a stack.
+        let mut closed = Vec::new();
+        let mut at = ino;
+        let mut fd = loop {
+            if at == Ino::ROOT {
+                break upper.root.clone();
+            }
+            if let Some(fd) = cache().get(&at) {
+                break fd.clone();
+            }
+            let node = tree.nodes.get(&at).filter(|node| node.upper).ok_or(FsError::NotFound)?;
+            if let Some(pin) = &node.pin {
+                break pin.clone();
+            }
+            let (parent, name) = node.names.first().ok_or(FsError::NotFound)?;
+            closed.push((at, name));
+            at = *parent;
+        };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(parent, &**name, flags, Mode::empty())
-            .map_err(FsError::upper("open a directory"))?;
-        let fd = Arc::new(fd);
-        cache().put(ino, fd.clone());
+        for (ino, name) in closed.into_iter().rev() {
+            let opened = rustix::fs::openat(&fd, &**name, flags, Mode::empty())
+                .map_err(FsError::upper("open a directory"))?;
+            fd = Arc::new(opened);
+            cache().put(ino, fd.clone());
+        }
         Ok(fd)
     }
 
@@ -312,6 +326,7 @@ impl Overlay {
                     if !node.names.contains(&(ino, name.clone())) {
                         node.names.push((ino, name.clone()));
                     }
+                    node.pin = None;
                     known
                 }
                 None => {
@@ -421,16 +436,19 @@ impl Overlay {
         let mut attr = match self.place(tree, ino)? {
             Place::Lower(id) => {
                 let mut attr = self.lower_attr(ino, id)?;
-                if let Some(node) = tree.nodes.get(&ino).filter(|node| node.kind != Kind::Dir) {
-                    attr.nlink = node.names.len() as u32;
+                match tree.nodes.get(&ino) {
+                    Some(node) if node.kind != Kind::Dir => attr.nlink = node.names.len() as u32,
+                    Some(_) if Self::is_gone(tree, ino) => attr.nlink = 0,
+                    _ => {}
                 }
                 return Ok(attr);
             }
-            Place::Upper { dir, name } => rustix::fs::statat(&dir, &*name, AtFlags::SYMLINK_NOFOLLOW),
-            Place::Pinned(pin) => rustix::fs::fstat(&pin),
-        }
-        .map(|stat| attr_of_stat(ino, &stat))
-        .map_err(FsError::upper("look at"))?;
+            Place::Upper { dir, name } => {
+                let stat = rustix::fs::statat(&dir, &*name, AtFlags::SYMLINK_NOFOLLOW);
+                self.attr_of_stat(ino, stat, || NodePath::named(&dir, &name))?
+            }
+            Place::Pinned(pin) => self.attr_of_stat(ino, rustix::fs::fstat(&pin), || NodePath::of(&pin))?,
+        };
         if attr.kind == Kind::Dir
             && let Some(node) = tree.nodes.get(&ino)
         {
@@ -439,27 +457,22 @@ impl Overlay {
         Ok(attr)
     }
 
+    fn attr_of_stat(
+        &self,
+        ino: Ino,
+        stat: Result<Stat, Errno>,
+        path: impl FnOnce() -> NodePath,
+    ) -> Result<Attr, FsError> {
+        let mut attr = attr_of_stat(ino, &stat.map_err(FsError::upper("look at"))?);
+        if let Some(upper) = self.upper.as_ref().filter(|upper| upper.keeps_modes) {
+            attr.perm = upper.mode(&path(), attr.kind, attr.perm)?;
+        }
+        Ok(attr)
+    }
+
     pub(crate) fn lower_attr(&self, ino: Ino, id: LowerId) -> Result<Attr, FsError> {
         let entry = self.view.entry(id).ok_or(FsError::BadView)?;
-        let kind = match entry.kind {
-            EntryKind::Dir => Kind::Dir,
-            EntryKind::File => Kind::File,
-            EntryKind::Symlink => Kind::Symlink,
-        };
-        Ok(Attr {
-            ino,
-            kind,
-            perm: entry.mode,
-            nlink: entry.links,
-            uid: self.uid,
-            gid: self.gid,
-            rdev: 0,
-            size: entry.size,
-            blocks: if kind == Kind::File { entry.size.div_ceil(4096) * 8 } else { 0 },
-            atime: entry.mtime,
-            mtime: entry.mtime,
-            ctime: entry.mtime,
-        })
+        Ok(attr_of_entry(ino, &entry, self.uid, self.gid))
     }
 
     /// The kernel got one more name of a node.
@@ -484,7 +497,7 @@ impl Overlay {
             let Some(node) = tree.nodes.get(&ino) else { return };
             node.lookups.fetch_sub(count, Ordering::Relaxed).saturating_sub(count)
         };
-        if left > 0 || !self.read().nodes.contains_key(&ino) {
+        if left > 0 || !Self::is_gone(&self.read(), ino) {
             return;
         }
         let mut tree = self.write();
@@ -523,7 +536,33 @@ impl Overlay {
     }
 }
 
-pub(crate) fn attr_of_stat(ino: Ino, stat: &Stat) -> Attr {
+fn kind_of_entry(kind: EntryKind) -> Kind {
+    match kind {
+        EntryKind::Dir => Kind::Dir,
+        EntryKind::File => Kind::File,
+        EntryKind::Symlink => Kind::Symlink,
+    }
+}
+
+fn attr_of_entry(ino: Ino, entry: &LowerEntry, uid: u32, gid: u32) -> Attr {
+    let kind = kind_of_entry(entry.kind);
+    Attr {
+        ino,
+        kind,
+        perm: entry.mode,
+        nlink: entry.links,
+        uid,
+        gid,
+        rdev: 0,
+        size: entry.size,
+        blocks: if kind == Kind::File { entry.size.div_ceil(4096) * 8 } else { 0 },
+        atime: entry.mtime,
+        mtime: entry.mtime,
+        ctime: entry.mtime,
+    }
+}
+
+fn attr_of_stat(ino: Ino, stat: &Stat) -> Attr {
     Attr {
         ino,
         kind: Kind::of_mode(stat.st_mode),

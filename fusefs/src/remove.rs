@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
+use crate::disk;
 use crate::error::FsError;
 use crate::overlay::Overlay;
 use crate::tree::{Node, Slot, Tree};
@@ -25,13 +26,12 @@ impl Overlay {
         self.pin_if_last(&mut tree, ino)?;
         let in_view = self.lower_child(&tree, parent, name).is_some();
         let in_upper = tree.nodes.get(&parent).is_some_and(|node| node.dir.entries.contains_key(name));
-        match (in_upper, in_view) {
-            (true, true) => upper.whiteout_over_file(&dir, name)?,
-            (true, false) => {
-                rustix::fs::unlinkat(&dir, name, AtFlags::empty()).map_err(FsError::upper("unlink"))?;
-            }
-            (false, _) => upper.link_whiteout(&dir, name)?,
-        }
+        let done = match (in_upper, in_view) {
+            (true, true) => upper.whiteout_over_file(&dir, name),
+            (true, false) => disk::unlinkat(&dir, name, AtFlags::empty()).map_err(FsError::upper("unlink")),
+            (false, _) => upper.link_whiteout(&dir, name),
+        };
+        done.inspect_err(|_| unpin(&mut tree, ino))?;
         self.set_slot(&mut tree, parent, name, in_view.then_some(Slot::Whiteout));
         self.drop_name(&mut tree, ino, parent, name);
         Ok(())
@@ -53,14 +53,12 @@ impl Overlay {
         self.pin_if_last(&mut tree, ino)?;
         let in_view = self.lower_child(&tree, parent, name).is_some();
         let in_upper = tree.nodes.get(&parent).is_some_and(|node| node.dir.entries.contains_key(name));
-        match (in_upper, in_view) {
-            (true, true) => {
-                let old = upper.whiteout_instead(&dir, name)?;
-                upper.discard(old.as_bytes())?;
-            }
-            (true, false) => self.remove_upper_dir(&tree, upper, ino, parent, name)?,
-            (false, _) => upper.link_whiteout(&dir, name)?,
-        }
+        let done = match (in_upper, in_view) {
+            (true, true) => upper.whiteout_instead(&dir, name),
+            (true, false) => self.remove_upper_dir(&tree, upper, ino, parent, name),
+            (false, _) => upper.link_whiteout(&dir, name),
+        };
+        done.inspect_err(|_| unpin(&mut tree, ino))?;
         self.set_slot(&mut tree, parent, name, in_view.then_some(Slot::Whiteout));
         self.drop_name(&mut tree, ino, parent, name);
         Ok(())
@@ -77,13 +75,13 @@ impl Overlay {
     ) -> Result<(), FsError> {
         let dir = self.dir_fd(tree, parent)?;
         if tree.nodes.get(&ino).is_none_or(|node| node.dir.entries.is_empty()) {
-            return rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR)
+            return disk::unlinkat(&dir, name, AtFlags::REMOVEDIR)
                 .map_err(FsError::upper("remove a directory"));
         }
         let temporary = upper.temporary();
-        rustix::fs::renameat(&dir, name, &upper.work, &*temporary)
-            .map_err(FsError::upper("remove a directory"))?;
-        upper.discard(temporary.as_bytes())
+        disk::renameat(&dir, name, &upper.work, &*temporary).map_err(FsError::upper("remove a directory"))?;
+        upper.retire(&temporary);
+        Ok(())
     }
 
     /// True when a directory, whose entries are in the table, shows nothing.
@@ -138,5 +136,12 @@ impl Overlay {
             }
         }
         self.drop_if_unused(tree, ino);
+    }
+}
+
+/// Lets go of what [`Overlay::pin_if_last`] holds, when the name stayed after all.
+pub(crate) fn unpin(tree: &mut Tree, ino: Ino) {
+    if let Some(node) = tree.nodes.get_mut(&ino).filter(|node| !node.names.is_empty()) {
+        node.pin = None;
     }
 }

@@ -1,11 +1,15 @@
 //! Renaming. Most renames are one `rename(2)` in the upper layer; the cases that need more are told apart here.
 
+use std::os::fd::AsFd;
+
 use rustix::fs::{AtFlags, RenameFlags};
 
+use crate::disk;
 use crate::error::FsError;
 use crate::intent::{At, Intent};
 use crate::names::check_length;
 use crate::overlay::Overlay;
+use crate::remove::unpin;
 use crate::tree::{Slot, Tree};
 use crate::types::{Ino, Kind, RenameMode};
 
@@ -91,7 +95,7 @@ impl Overlay {
             return Err(FsError::Invalid);
         }
         let (from_dir, to_dir) = (self.dir_fd(tree, from.parent)?, self.dir_fd(tree, to.parent)?);
-        Intent::exchange(&from_dir, from.name, &to_dir, to.name)?;
+        exchange_names(&from_dir, from.name, &to_dir, to.name)?;
         rename_node(tree, moved, from, to);
         rename_node(tree, replaced, to, from);
         self.set_slot(tree, from.parent, from.name, Some(Slot::Node(replaced)));
@@ -107,7 +111,6 @@ impl Overlay {
         to: &Side<'_>,
         no_replace: bool,
     ) -> Result<(), FsError> {
-        let upper = self.writable()?;
         let moved_is_dir = self.kind(tree, moved)? == Kind::Dir;
         if moved_is_dir && self.is_inside(tree, to.parent, moved)? {
             return Err(FsError::Invalid);
@@ -136,81 +139,105 @@ impl Overlay {
             self.settle(tree, target)?;
             self.pin_if_last(tree, target)?;
         }
+        let whiteout = self.move_on_disk(tree, moved, from, to, target);
+        if whiteout.is_err()
+            && let Some(target) = target
+        {
+            unpin(tree, target);
+        }
+        let whiteout = whiteout?;
+        rename_node(tree, moved, from, to);
+        self.set_slot(tree, from.parent, from.name, whiteout.then_some(Slot::Whiteout));
+        self.set_slot(tree, to.parent, to.name, Some(Slot::Node(moved)));
+        // Last: whether a directory went is asked of the node that was there.
+        if let Some(target) = target {
+            self.drop_name(tree, target, to.parent, to.name);
+        }
+        Ok(())
+    }
+
+    /// The part of [`Self::move_to`] that changes the upper layer; true when it leaves a whiteout at `from`. When it
+    /// fails, nothing has changed.
+    fn move_on_disk(
+        &self,
+        tree: &mut Tree,
+        moved: Ino,
+        from: &Side<'_>,
+        to: &Side<'_>,
+        target: Option<Ino>,
+    ) -> Result<bool, FsError> {
+        let upper = self.writable()?;
+        let is_dir = |ino| self.kind(tree, ino) == Ok(Kind::Dir);
+        let (moved_is_dir, target_is_dir) = (is_dir(moved), target.is_some_and(is_dir));
         let (from_dir, to_dir) = (self.dir_fd(tree, from.parent)?, self.dir_fd(tree, to.parent)?);
         let slot = tree.nodes.get(&to.parent).and_then(|node| node.dir.entries.get(to.name)).copied();
         let failed = FsError::upper("rename");
-        let target_is_dir = target.is_some_and(|ino| self.kind(tree, ino) == Ok(Kind::Dir));
         match (slot, from.in_view) {
             // Nothing or a file is in the way, and nothing of the view comes to light: one rename does it.
             (Some(_), false) if !moved_is_dir => {
-                rustix::fs::renameat(&from_dir, from.name, &to_dir, to.name).map_err(failed)?;
+                disk::renameat(&from_dir, from.name, &to_dir, to.name).map_err(failed)?;
             }
             (None, false) => {
-                rustix::fs::renameat_with(&from_dir, from.name, &to_dir, to.name, RenameFlags::NOREPLACE)
+                disk::renameat_with(&from_dir, from.name, &to_dir, to.name, RenameFlags::NOREPLACE)
                     .map_err(failed)?;
             }
             // Nothing is at the target, not even in the view: a whiteout there changes nothing, and takes the place of the
             // source in one step.
             (None, true) if target.is_none() => {
                 upper.link_whiteout(&to_dir, to.name)?;
-                if let Err(error) = Intent::exchange(&from_dir, from.name, &to_dir, to.name) {
-                    let _ = rustix::fs::unlinkat(&to_dir, to.name, AtFlags::empty());
+                if let Err(error) = exchange_names(&from_dir, from.name, &to_dir, to.name) {
+                    if disk::unlinkat(&to_dir, to.name, AtFlags::empty()).is_err() {
+                        self.set_slot(tree, to.parent, to.name, Some(Slot::Whiteout));
+                    }
                     return Err(error);
                 }
             }
             (Some(Slot::Whiteout), true) => {
-                Intent::exchange(&from_dir, from.name, &to_dir, to.name)?;
+                exchange_names(&from_dir, from.name, &to_dir, to.name)?;
             }
             (Some(Slot::Whiteout), false) => {
-                Intent::exchange(&from_dir, from.name, &to_dir, to.name)?;
-                rustix::fs::unlinkat(&from_dir, from.name, AtFlags::empty()).map_err(failed)?;
+                exchange_names(&from_dir, from.name, &to_dir, to.name)?;
+                // A whiteout that hides nothing may stay.
+                return Ok(disk::unlinkat(&from_dir, from.name, AtFlags::empty()).is_err());
             }
             // An empty directory that holds no whiteout, replaced by a directory: rename(2) can.
             (Some(Slot::Node(target)), false)
                 if target_is_dir && tree.nodes.get(&target).is_some_and(|n| n.dir.entries.is_empty()) =>
             {
-                rustix::fs::renameat(&from_dir, from.name, &to_dir, to.name).map_err(failed)?;
+                disk::renameat(&from_dir, from.name, &to_dir, to.name).map_err(failed)?;
             }
             (Some(Slot::Node(_)), _) | (None, true) => {
-                let stat =
-                    rustix::fs::statat(&from_dir, from.name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
                 let at = |side: &Side<'_>| {
                     Ok::<_, FsError>(At {
                         dir: self.upper_path(tree, side.parent)?,
                         name: side.name.to_vec(),
                     })
                 };
+                let inode = |dir, name| {
+                    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+                        .map(|stat| stat.st_ino)
+                        .map_err(&failed)
+                };
                 let intent = Intent::Replace {
                     from: at(from)?,
                     to: at(to)?,
-                    moved: stat.st_ino,
+                    moved: inode(&*from_dir, from.name)?,
+                    replaced: slot.is_some().then(|| inode(&*to_dir, to.name)).transpose()?,
                     whiteout: from.in_view,
                 };
-                let note = intent.write(upper)?;
-                let first = match slot {
-                    Some(_) => Intent::exchange(&from_dir, from.name, &to_dir, to.name),
-                    None => rustix::fs::renameat_with(
-                        &from_dir,
-                        from.name,
-                        &to_dir,
-                        to.name,
-                        RenameFlags::NOREPLACE,
-                    )
-                    .map_err(&failed),
-                };
-                let done = first.and_then(|()| intent.complete(upper));
-                upper.discard(note.as_bytes())?;
-                done?;
+                let flags = if slot.is_some() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
+                intent.carry_out(upper, || {
+                    disk::renameat_with(&from_dir, from.name, &to_dir, to.name, flags).map_err(&failed)
+                })?;
             }
         }
-        if let Some(target) = target {
-            self.drop_name(tree, target, to.parent, to.name);
-        }
-        rename_node(tree, moved, from, to);
-        self.set_slot(tree, from.parent, from.name, from.in_view.then_some(Slot::Whiteout));
-        self.set_slot(tree, to.parent, to.name, Some(Slot::Node(moved)));
-        Ok(())
+        Ok(from.in_view)
     }
+}
+
+/// Each of two entries takes the other's name.
+fn exchange_names(from_dir: impl AsFd, from: &[u8], to_dir: impl AsFd, to: &[u8]) -> Result<(), FsError> {
+    disk::renameat_with(from_dir, from, to_dir, to, RenameFlags::EXCHANGE).map_err(FsError::upper("rename"))
 }
 
 fn rename_node(tree: &mut Tree, ino: Ino, from: &Side<'_>, to: &Side<'_>) {

@@ -130,6 +130,17 @@ pub enum Make<'a> {
     Special(Kind, u32),
 }
 
+impl Make<'_> {
+    pub(crate) fn kind(&self) -> Kind {
+        match *self {
+            Self::File => Kind::File,
+            Self::Dir => Kind::Dir,
+            Self::Symlink(_) => Kind::Symlink,
+            Self::Special(kind, _) => kind,
+        }
+    }
+}
+
 /// How a rename treats a target that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RenameMode {

@@ -3,6 +3,7 @@
 //! ```text
 //! format      "1\n"
 //! lock        locked by the one process that writes to the overlay; holds its pid
+//! modes       empty; there when modes may be kept in attributes (below)
 //! upper/      the tree of what was written. Real names, modes, owners, times, attributes
 //! work/       things on their way in or out, intents; emptied when the overlay is opened
 //! ```
@@ -14,6 +15,10 @@
 //! * A directory that merges with one of the view has the attribute `user.cvs.origin`: the path of that directory in
 //!   the view. It names the directory, not the place where it is shown: a renamed directory keeps it. A directory
 //!   without it is opaque. The root always merges with the root.
+//!
+//! * Where the overlay was once written by an ordinary user, `user.cvs.mode` holds the mode, in octal, of a file or
+//!   directory whose mode on disk is another one: one that lets that user in, who must read and write what the kernel
+//!   has allowed to be read and written.
 //!
 //! Attributes that a program sets under `user.cvs.` are kept as `user.cvs.own.…`, out of the way of these.
 //!
@@ -27,18 +32,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Stat, XattrFlags};
+use rustix::fs::{
+    AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, XattrFlags,
+};
 use rustix::io::Errno;
 
+use crate::disk;
 use crate::error::{FsError, MountError};
+use crate::types::{Attr, Kind};
 
 pub(crate) const WHITEOUT: &str = "user.cvs.whiteout";
 pub(crate) const ORIGIN: &str = "user.cvs.origin";
+const MODE: &str = "user.cvs.mode";
 /// Where attributes of programs go that begin with [`RESERVED`].
 pub(crate) const ESCAPED: &[u8] = b"user.cvs.own.";
 pub(crate) const RESERVED: &[u8] = b"user.cvs.";
 const FORMAT: &str = "1\n";
 const MASTER: &str = "whiteout";
+/// What the user who serves the mount needs on disk.
+const OWN_FILE: u32 = 0o600;
+const OWN_DIR: u32 = 0o700;
 
 /// The upper layer of an overlay, held by this process alone.
 pub(crate) struct Upper {
@@ -49,13 +62,17 @@ pub(crate) struct Upper {
     pub(crate) durable: bool,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    /// Modes may be kept in attributes.
+    pub(crate) keeps_modes: bool,
     next: AtomicU64,
     _lock: File,
 }
 
 impl Upper {
     /// Opens the overlay in `directory`, making it when there is none, and completes what a killed process left.
-    pub(crate) fn open(directory: &Path, durable: bool) -> Result<Self, MountError> {
+    ///
+    /// A root that is made here shows the mode and the time of the view's, which `root` tells.
+    pub(crate) fn open(directory: &Path, durable: bool, root: &Attr) -> Result<Self, MountError> {
         let io = |op, path: &Path| MountError::io(op, path.to_owned());
         std::fs::create_dir_all(directory).map_err(io("create", directory))?;
         let lock_path = directory.join("lock");
@@ -86,30 +103,50 @@ impl Upper {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty()).map_err(|e| io("open", path)(e.into()))
         };
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let modes_path = directory.join("modes");
+        let mut keeps_modes = modes_path.exists();
+        if uid != 0 && !keeps_modes {
+            File::create(&modes_path).map_err(io("create", &modes_path))?;
+            keeps_modes = true;
+        }
         let upper = Self {
             root: Arc::new(open(&upper_path)?),
             work: open(&work_path)?,
             work_path: work_path.clone(),
             durable,
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
+            uid,
+            gid,
+            keeps_modes,
             next: AtomicU64::new(0),
             _lock: lock,
         };
-        let probe = rustix::fs::fsetxattr(&*upper.root, ORIGIN, b"", XattrFlags::empty());
-        match probe {
-            Ok(()) => {}
+        // Intents last: completing them takes whiteouts and free names.
+        upper
+            .empty_work()
+            .and_then(|()| upper.make_master())
+            .and_then(|()| crate::intent::recover(&upper))
+            .map_err(|error| io("recover", &work_path)(std::io::Error::from_raw_os_error(error.errno())))?;
+        match upper.adopt_root(root) {
+            Ok(()) => Ok(upper),
             Err(Errno::OPNOTSUPP) => {
                 let feature = "extended attributes (user.*)";
-                return Err(MountError::Unsupported { path: directory.to_owned(), feature });
+                Err(MountError::Unsupported { path: directory.to_owned(), feature })
             }
-            Err(error) => return Err(io("set an attribute of", &upper_path)(error.into())),
+            Err(error) => Err(io("set up", &upper_path)(error.into())),
         }
-        crate::intent::recover(&upper)
-            .and_then(|()| upper.empty_work())
-            .and_then(|()| upper.make_master())
-            .map_err(|error| io("recover", &work_path)(std::io::Error::from_raw_os_error(error.errno())))?;
-        Ok(upper)
+    }
+
+    /// Makes a new root look like the view's. The origin comes last: with it, the root is somebody's.
+    fn adopt_root(&self, root: &Attr) -> Result<(), Errno> {
+        match rustix::fs::fgetxattr(&*self.root, ORIGIN, &mut [0u8; 1][..]) {
+            Err(Errno::NODATA) => {}
+            done => return done.map(drop),
+        }
+        // The daemon's own root can always be entered by it: a view's is 0755 or more.
+        disk::fchmod(&*self.root, Mode::from_raw_mode(root.perm | if self.uid == 0 { 0 } else { OWN_DIR }))?;
+        disk::futimens(&*self.root, &times_of(root))?;
+        disk::fsetxattr(&*self.root, ORIGIN, b"", XattrFlags::empty())
     }
 
     /// A name in `work/` that nothing has.
@@ -117,26 +154,34 @@ impl Upper {
         format!("t{}", self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Removes what a killed process left in `work/`.
+    /// Removes what a killed process left in `work/`, but for its intents.
     fn empty_work(&self) -> Result<(), FsError> {
         let entries = std::fs::read_dir(&self.work_path).map_err(system("list work"))?;
         for entry in entries {
             let name = entry.map_err(system("list work"))?.file_name();
-            if name != MASTER {
+            if name != MASTER && !crate::intent::is_intent(name.as_encoded_bytes()) {
                 self.discard(name.as_encoded_bytes())?;
             }
         }
         Ok(())
     }
 
+    /// Removes something in `work/` that nobody needs any more. What cannot be removed now goes when the overlay is
+    /// opened the next time.
+    pub(crate) fn retire(&self, name: &str) {
+        if let Err(error) = self.discard(name.as_bytes()) {
+            tracing::warn!(name, %error, "something stays in the work directory of the overlay");
+        }
+    }
+
     /// Removes something in `work/`, a directory with all it holds.
     pub(crate) fn discard(&self, name: &[u8]) -> Result<(), FsError> {
-        match rustix::fs::unlinkat(&self.work, name, AtFlags::empty()) {
+        match disk::unlinkat(&self.work, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => {
                 let path =
                     self.work_path.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name));
-                std::fs::remove_dir_all(path).map_err(system("discard"))
+                disk::remove_dir_all(&path).map_err(system("discard"))
             }
             Err(errno) => Err(FsError::upper("discard")(errno)),
         }
@@ -148,42 +193,56 @@ impl Upper {
         {
             return Ok(());
         }
+        self.replace_master()
+    }
+
+    fn replace_master(&self) -> Result<(), FsError> {
         let name = self.temporary();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let made = rustix::fs::openat(&self.work, &*name, flags, Mode::from_raw_mode(0o600))
-            .and_then(|file| rustix::fs::fsetxattr(&file, WHITEOUT, b"y", XattrFlags::empty()))
-            .and_then(|()| rustix::fs::renameat(&self.work, &*name, &self.work, MASTER));
+        let made = disk::create(&self.work, &*name, Mode::from_raw_mode(0o600))
+            .and_then(|file| disk::fsetxattr(&file, WHITEOUT, b"y", XattrFlags::empty()))
+            .and_then(|()| disk::renameat(&self.work, &*name, &self.work, MASTER));
+        if made.is_err() {
+            self.retire(&name);
+        }
         made.map_err(FsError::upper("make a whiteout"))
     }
 
     /// Makes a whiteout called `name`, which must be free.
     pub(crate) fn link_whiteout(&self, dir: impl AsFd, name: &[u8]) -> Result<(), FsError> {
-        let link = || rustix::fs::linkat(&self.work, MASTER, dir.as_fd(), name, AtFlags::empty());
+        let link = || disk::linkat(&self.work, MASTER, dir.as_fd(), name, AtFlags::empty());
         match link() {
-            // ext4 allows 65,000 names for a file: the next ones get a new file.
-            Err(Errno::MLINK) => {
-                self.discard(MASTER.as_bytes())?;
-                self.make_master()?;
+            // ext4 allows 65,000 names for a file: the next ones get a new file. So they do when somebody removed it.
+            Err(Errno::MLINK | Errno::NOENT) => {
+                self.replace_master()?;
                 link().map_err(FsError::upper("make a whiteout"))
             }
             done => done.map_err(FsError::upper("make a whiteout")),
         }
     }
 
-    /// Replaces the file `name`, which is no directory, by a whiteout.
-    pub(crate) fn whiteout_over_file(&self, dir: impl AsFd, name: &[u8]) -> Result<(), FsError> {
+    /// A whiteout in `work/`, ready to be moved; its name.
+    fn loose_whiteout(&self) -> Result<String, FsError> {
         let temporary = self.temporary();
         self.link_whiteout(&self.work, temporary.as_bytes())?;
-        rustix::fs::renameat(&self.work, &*temporary, dir, name).map_err(FsError::upper("make a whiteout"))
+        Ok(temporary)
     }
 
-    /// Puts a whiteout in the place of `name`, whatever it is, and that into `work/` under the returned name.
-    pub(crate) fn whiteout_instead(&self, dir: impl AsFd, name: &[u8]) -> Result<String, FsError> {
-        let temporary = self.temporary();
-        self.link_whiteout(&self.work, temporary.as_bytes())?;
-        rustix::fs::renameat_with(&self.work, &*temporary, dir, name, RenameFlags::EXCHANGE)
-            .map_err(FsError::upper("make a whiteout"))?;
-        Ok(temporary)
+    /// Replaces the file `name`, which is no directory, by a whiteout.
+    pub(crate) fn whiteout_over_file(&self, dir: impl AsFd, name: &[u8]) -> Result<(), FsError> {
+        let whiteout = self.loose_whiteout()?;
+        disk::renameat(&self.work, &*whiteout, dir, name).map_err(|errno| {
+            self.retire(&whiteout);
+            FsError::Upper { op: "make a whiteout", errno }
+        })
+    }
+
+    /// Replaces `name`, whatever it is, by a whiteout.
+    pub(crate) fn whiteout_instead(&self, dir: impl AsFd, name: &[u8]) -> Result<(), FsError> {
+        let whiteout = self.loose_whiteout()?;
+        let done = disk::renameat_with(&self.work, &*whiteout, dir, name, RenameFlags::EXCHANGE);
+        // What was there, or, when that did not work, the whiteout.
+        self.retire(&whiteout);
+        done.map_err(FsError::upper("make a whiteout"))
     }
 
     /// True when the entry is a whiteout.
@@ -201,6 +260,55 @@ impl Upper {
         }
     }
 
+    /// The mode that a node of this kind has on disk to show `perm`.
+    pub(crate) fn mode_on_disk(&self, kind: Kind, perm: u32) -> u32 {
+        match kind {
+            Kind::File if self.uid != 0 => perm | OWN_FILE,
+            Kind::Dir if self.uid != 0 => perm | OWN_DIR,
+            _ => perm,
+        }
+    }
+
+    /// True when a node is made with its mode in one step.
+    pub(crate) fn shows_on_disk(&self, kind: Kind, perm: u32) -> bool {
+        self.mode_on_disk(kind, perm) == perm
+    }
+
+    /// The mode that a node shows which has `perm` on disk.
+    pub(crate) fn mode(&self, at: &NodePath, kind: Kind, perm: u32) -> Result<u32, FsError> {
+        if !self.keeps_modes || !matches!(kind, Kind::File | Kind::Dir) {
+            return Ok(perm);
+        }
+        let mut value = [0u8; 8];
+        match at.get(MODE.as_bytes(), &mut value) {
+            Ok(len) => {
+                let text = value.get(..len).and_then(|text| std::str::from_utf8(text).ok());
+                Ok(text.and_then(|text| u32::from_str_radix(text, 8).ok()).map_or(perm, |mode| mode & 0o7777))
+            }
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(perm),
+            Err(errno) => Err(FsError::upper("look at")(errno)),
+        }
+    }
+
+    /// Changes the mode that a node shows. Of its two steps one changes what is shown.
+    pub(crate) fn set_mode(&self, at: &NodePath, kind: Kind, perm: u32) -> Result<(), FsError> {
+        let failed = FsError::upper("change the mode");
+        let on_disk = self.mode_on_disk(kind, perm);
+        if on_disk != perm {
+            let text = format!("{perm:o}");
+            at.set(MODE.as_bytes(), text.as_bytes(), XattrFlags::empty()).map_err(&failed)?;
+        }
+        disk::chmodat(rustix::fs::CWD, &*at.path, Mode::from_raw_mode(on_disk), AtFlags::empty())
+            .map_err(&failed)?;
+        if on_disk == perm && self.keeps_modes && matches!(kind, Kind::File | Kind::Dir) {
+            match at.remove(MODE.as_bytes()) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        Ok(())
+    }
+
     /// The path in the view of the directory that an upper directory merges with; none for an opaque one.
     pub(crate) fn origin(&self, dir: impl AsFd, name: &[u8]) -> Result<Option<Vec<u8>>, FsError> {
         let mut value = vec![0u8; cvs_store::PATH_LIMIT];
@@ -213,6 +321,83 @@ impl Upper {
             Err(errno) => Err(FsError::upper("read the origin of a directory")(errno)),
         }
     }
+}
+
+/// A path for calls that take no descriptor, to a node of the upper layer.
+pub(crate) struct NodePath {
+    path: Vec<u8>,
+    /// The path is a link to the node rather than the node's own name.
+    follow: bool,
+}
+
+impl NodePath {
+    /// The node called `name` in `dir`, which must stay open.
+    pub(crate) fn named(dir: impl AsFd, name: &[u8]) -> Self {
+        Self { path: proc_path(dir, name), follow: false }
+    }
+
+    /// What `fd`, which must stay open, refers to.
+    pub(crate) fn of(fd: impl AsFd) -> Self {
+        Self::linking(proc_fd(fd).into_bytes())
+    }
+
+    /// What a path of [`proc_fd`] leads to.
+    pub(crate) fn linking(path: Vec<u8>) -> Self {
+        Self { path, follow: true }
+    }
+
+    /// Reads an attribute.
+    pub(crate) fn get(&self, name: &[u8], value: &mut [u8]) -> Result<usize, Errno> {
+        match self.follow {
+            true => rustix::fs::getxattr(&*self.path, name, value),
+            false => rustix::fs::lgetxattr(&*self.path, name, value),
+        }
+    }
+
+    /// Lists the names of attributes.
+    pub(crate) fn list(&self, names: &mut [u8]) -> Result<usize, Errno> {
+        match self.follow {
+            true => rustix::fs::listxattr(&*self.path, names),
+            false => rustix::fs::llistxattr(&*self.path, names),
+        }
+    }
+
+    pub(crate) fn set(&self, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
+        match self.follow {
+            true => disk::setxattr(&*self.path, name, value, flags),
+            false => disk::lsetxattr(&*self.path, name, value, flags),
+        }
+    }
+
+    pub(crate) fn remove(&self, name: &[u8]) -> Result<(), Errno> {
+        match self.follow {
+            true => disk::removexattr(&*self.path, name),
+            false => disk::lremovexattr(&*self.path, name),
+        }
+    }
+}
+
+/// Runs `change`, which does not change what a directory shows, and puts the directory's modification time back.
+pub(crate) fn keeping_mtime<T>(
+    dir: impl AsFd,
+    change: impl FnOnce() -> Result<T, FsError>,
+) -> Result<T, FsError> {
+    let before = rustix::fs::fstat(dir.as_fd()).map_err(FsError::upper("look at"))?;
+    let done = change()?;
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as _ },
+    };
+    if let Err(error) = disk::utimensat(dir, c".", &times, AtFlags::empty()) {
+        tracing::warn!(%error, "a directory of the overlay has a new time without a reason");
+    }
+    Ok(done)
+}
+
+/// The access and modification times of a node.
+pub(crate) fn times_of(attr: &Attr) -> Timestamps {
+    let time = |(seconds, nanos): (i64, u32)| Timespec { tv_sec: seconds, tv_nsec: nanos.into() };
+    Timestamps { last_access: time(attr.atime), last_modification: time(attr.mtime) }
 }
 
 /// A path for the calls that have no dirfd form. Short, whatever the depth.
@@ -242,7 +427,11 @@ fn check_format(directory: &Path) -> Result<(), MountError> {
             Err(MountError::UnknownFormat { path: directory.to_owned(), found: found.trim().to_owned() })
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::write(&path, FORMAT).map_err(MountError::io("write", path))
+            // In one step: a file that is there but empty would be a format that nobody knows.
+            let temporary = directory.join("format.new");
+            std::fs::write(&temporary, FORMAT)
+                .and_then(|()| std::fs::rename(&temporary, &path))
+                .map_err(MountError::io("write", path))
         }
         Err(error) => Err(MountError::io("read", path)(error)),
     }

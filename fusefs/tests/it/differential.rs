@@ -1,0 +1,679 @@
+//! Random operations on an overlay, and the same ones on a plain directory that began as a copy of the view: they
+//! give the same results and errors, and leave the same tree. The overlay is opened anew now and then.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::{Mutex, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cvs_fusefs::{FsError, Ino, Kind, Make, Overlay, RenameMode, SetAttr, SetTime};
+use cvs_store::{ManifestId, RelPath, View};
+use proptest::prelude::*;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
+use rustix::io::Errno;
+
+use crate::support::{Entry, Shown, World, content, difference, list, me, show, walk};
+
+/// Names of a path, each an index into [`NAMES`].
+type PathOf = Vec<u8>;
+
+/// Few, so that operations meet; some odd.
+const NAMES: [&[u8]; 6] = [b"a", b"b", b"c", b"d", b"\xff\xfe\n", &[b'n'; 255]];
+/// Lower trees that are made; a case runs over one.
+const TREES: u8 = 12;
+const HANDLES: usize = 4;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Create(PathOf, u32),
+    Mkdir(PathOf, u32),
+    Symlink(PathOf),
+    Fifo(PathOf),
+    TooLong(PathOf),
+    Write(PathOf, u16, u8),
+    Truncate(PathOf, u16),
+    Allocate(PathOf, u16),
+    Chmod(PathOf, u32),
+    Chown(PathOf, u32),
+    Utimens(PathOf, i64),
+    Rename(PathOf, PathOf, u8),
+    Link(PathOf, PathOf),
+    Unlink(PathOf),
+    Rmdir(PathOf),
+    Setxattr(PathOf, bool, u8),
+    Removexattr(PathOf, bool),
+    List(PathOf),
+    Read(PathOf),
+    Remount,
+    /// Opens a file and keeps it.
+    Open(PathOf, u8),
+    HandleWrite(u8, u16),
+    HandleTruncate(u8, u16),
+    HandleRead(u8),
+    HandleChmod(u8, u32),
+    HandleClose(u8),
+}
+
+fn paths() -> impl Strategy<Value = PathOf> {
+    let name = prop_oneof![12 => 0u8..4, 1 => 4u8..6];
+    prop::collection::vec(name, 1..4)
+}
+
+fn modes() -> impl Strategy<Value = u32> {
+    prop::sample::select(vec![0o644, 0o755, 0o600, 0o444, 0o000, 0o4755, 0o1777])
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (paths(), modes()).prop_map(|(p, m)| Op::Create(p, m)),
+        4 => (paths(), modes()).prop_map(|(p, m)| Op::Mkdir(p, m)),
+        1 => paths().prop_map(Op::Symlink),
+        1 => paths().prop_map(Op::Fifo),
+        1 => paths().prop_map(Op::TooLong),
+        4 => (paths(), any::<u16>(), any::<u8>()).prop_map(|(p, o, l)| Op::Write(p, o, l)),
+        2 => (paths(), any::<u16>()).prop_map(|(p, s)| Op::Truncate(p, s)),
+        1 => (paths(), any::<u16>()).prop_map(|(p, s)| Op::Allocate(p, s)),
+        2 => (paths(), modes()).prop_map(|(p, m)| Op::Chmod(p, m)),
+        1 => (paths(), 0u32..3).prop_map(|(p, u)| Op::Chown(p, u)),
+        2 => (paths(), -1000i64..1_000_000_000).prop_map(|(p, t)| Op::Utimens(p, t)),
+        8 => (paths(), paths(), 0u8..3).prop_map(|(a, b, m)| Op::Rename(a, b, m)),
+        4 => (paths(), paths()).prop_map(|(a, b)| Op::Link(a, b)),
+        5 => paths().prop_map(Op::Unlink),
+        4 => paths().prop_map(Op::Rmdir),
+        1 => (paths(), any::<bool>(), any::<u8>()).prop_map(|(p, r, v)| Op::Setxattr(p, r, v)),
+        1 => (paths(), any::<bool>()).prop_map(|(p, r)| Op::Removexattr(p, r)),
+        2 => paths().prop_map(Op::List),
+        2 => paths().prop_map(Op::Read),
+        1 => Just(Op::Remount),
+        3 => (paths(), 0u8..HANDLES as u8).prop_map(|(p, h)| Op::Open(p, h)),
+        2 => (0u8..HANDLES as u8, any::<u16>()).prop_map(|(h, o)| Op::HandleWrite(h, o)),
+        1 => (0u8..HANDLES as u8, any::<u16>()).prop_map(|(h, s)| Op::HandleTruncate(h, s)),
+        2 => (0u8..HANDLES as u8).prop_map(Op::HandleRead),
+        1 => (0u8..HANDLES as u8, modes()).prop_map(|(h, m)| Op::HandleChmod(h, m)),
+        1 => (0u8..HANDLES as u8).prop_map(Op::HandleClose),
+    ]
+}
+
+fn name(index: u8) -> &'static [u8] {
+    NAMES[usize::from(index) % NAMES.len()]
+}
+
+fn split(path: &PathOf) -> (Vec<&'static [u8]>, &'static [u8]) {
+    let (last, dirs) = path.split_last().unwrap();
+    (dirs.iter().map(|&i| name(i)).collect(), name(*last))
+}
+
+fn bytes(seed: u16, len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed as u8) | 1).collect()
+}
+
+/// The plain directory.
+struct Plain {
+    root: OwnedFd,
+}
+
+impl Plain {
+    fn open(root: &Path) -> Self {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Self { root: rustix::fs::open(root, flags, Mode::empty()).unwrap() }
+    }
+
+    fn dir(&self, names: &[&[u8]]) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut at = self.root.try_clone().unwrap();
+        for name in names {
+            at = rustix::fs::openat(&at, *name, flags, Mode::empty())?;
+        }
+        Ok(at)
+    }
+
+    fn kind(&self, path: &PathOf) -> Result<Kind, Errno> {
+        let (dirs, last) = split(path);
+        let stat = rustix::fs::statat(self.dir(&dirs)?, last, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(kind_of(stat.st_mode))
+    }
+
+    fn file(&self, path: &PathOf) -> File {
+        let (dirs, last) = split(path);
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        File::from(rustix::fs::openat(self.dir(&dirs).unwrap(), last, flags, Mode::empty()).unwrap())
+    }
+}
+
+fn kind_of(mode: u32) -> Kind {
+    match FileType::from_raw_mode(mode) {
+        FileType::Directory => Kind::Dir,
+        FileType::Symlink => Kind::Symlink,
+        FileType::Fifo => Kind::Fifo,
+        _ => Kind::File,
+    }
+}
+
+/// An open file: the plain one, and the node whose name the kernel would hold.
+struct Handle {
+    plain: File,
+    ino: Ino,
+}
+
+struct Case<'w> {
+    world: &'w World,
+    tree: &'w Lower,
+    upper: String,
+    plain: Plain,
+    overlay: Option<Overlay>,
+    handles: [Option<Handle>; HANDLES],
+}
+
+type Outcome = Result<(), i32>;
+
+fn plain<T>(result: Result<T, Errno>) -> Outcome {
+    result.map(drop).map_err(Errno::raw_os_error)
+}
+
+fn ours<T>(result: Result<T, FsError>) -> Outcome {
+    result.map(drop).map_err(|error| error.errno())
+}
+
+impl Case<'_> {
+    fn overlay(&self) -> &Overlay {
+        self.overlay.as_ref().unwrap()
+    }
+
+    fn dir(&self, names: &[&[u8]]) -> Result<Ino, FsError> {
+        let attr = walk(self.overlay(), names.iter().copied())?;
+        if attr.kind == Kind::Dir { Ok(attr.ino) } else { Err(FsError::NotADirectory) }
+    }
+
+    fn node(&self, path: &PathOf) -> Result<Ino, FsError> {
+        let (dirs, last) = split(path);
+        Ok(self.overlay().lookup(self.dir(&dirs)?, last)?.ino)
+    }
+
+    /// Both sides make `what` at `path`.
+    fn make(&self, path: &PathOf, last: &[u8], what: Make<'_>, mode: u32) -> (Outcome, Outcome) {
+        let (dirs, _) = split(path);
+        let bits = Mode::from_raw_mode(mode);
+        let expected = plain(self.plain.dir(&dirs).and_then(|dir| match what {
+            Make::File => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                rustix::fs::openat(dir, last, flags, bits).map(drop)
+            }
+            Make::Dir => rustix::fs::mkdirat(dir, last, bits),
+            Make::Symlink(target) => rustix::fs::symlinkat(target, dir, last),
+            Make::Special(..) => rustix::fs::mknodat(dir, last, FileType::Fifo, bits, 0),
+        }));
+        let found = ours(self.dir(&dirs).and_then(|dir| self.overlay().make(dir, last, what, mode, me())));
+        (expected, found)
+    }
+
+    /// What an operation gave on the plain directory and on the overlay.
+    fn run(&mut self, op: &Op) -> (Outcome, Outcome) {
+        const NOTHING: (Outcome, Outcome) = (Ok(()), Ok(()));
+        // The kernel looks a name up before it does anything else, and does not let the wrong kind through.
+        let looked = |path: &PathOf, wanted: &[Kind]| match (self.plain.kind(path), self.node(path)) {
+            (Ok(kind), Ok(ino)) => {
+                assert_eq!(self.overlay().getattr(ino).unwrap().kind, kind);
+                wanted.contains(&kind).then_some(ino).ok_or(NOTHING)
+            }
+            (expected, found) => Err((plain(expected), ours(found))),
+        };
+        const FILE: &[Kind] = &[Kind::File];
+        const PLAIN: &[Kind] = &[Kind::File, Kind::Dir];
+        macro_rules! node {
+            ($path:expr, $wanted:expr) => {
+                match looked($path, $wanted) {
+                    Ok(ino) => ino,
+                    Err(outcome) => return outcome,
+                }
+            };
+        }
+        match op {
+            Op::Create(path, mode) => self.make(path, split(path).1, Make::File, *mode),
+            Op::Mkdir(path, mode) => self.make(path, split(path).1, Make::Dir, *mode),
+            Op::Symlink(path) => self.make(path, split(path).1, Make::Symlink(b"some/target"), 0o777),
+            Op::Fifo(path) => self.make(path, split(path).1, Make::Special(Kind::Fifo, 0), 0o644),
+            Op::TooLong(path) => self.make(path, &[b'x'; 256], Make::File, 0o644),
+            Op::Write(path, offset, len) => {
+                let ino = node!(path, FILE);
+                let (data, offset) = (bytes(*offset, usize::from(*len)), u64::from(*offset));
+                self.plain.file(path).write_all_at(&data, offset).unwrap();
+                (Ok(()), ours(self.overlay().write_at(ino, offset, &data, false)))
+            }
+            Op::Truncate(path, size) => {
+                let ino = node!(path, FILE);
+                let size = u64::from(*size);
+                self.plain.file(path).set_len(size).unwrap();
+                let change = SetAttr { size: Some(size), ..SetAttr::default() };
+                (Ok(()), ours(self.overlay().setattr(ino, change, me())))
+            }
+            Op::Allocate(path, offset) => {
+                let ino = node!(path, FILE);
+                let offset = u64::from(*offset);
+                let flags = rustix::fs::FallocateFlags::empty();
+                let expected = rustix::fs::fallocate(self.plain.file(path), flags, offset, 100);
+                (plain(expected), ours(self.overlay().fallocate(ino, offset, 100, 0)))
+            }
+            Op::Chmod(path, mode) => {
+                let ino = node!(path, &[Kind::File, Kind::Dir, Kind::Fifo]);
+                let (dirs, last) = split(path);
+                let bits = Mode::from_raw_mode(*mode);
+                let expected =
+                    rustix::fs::chmodat(self.plain.dir(&dirs).unwrap(), last, bits, AtFlags::empty());
+                let change = SetAttr { perm: Some(*mode), ..SetAttr::default() };
+                (plain(expected), ours(self.overlay().setattr(ino, change, me())))
+            }
+            Op::Chown(path, owner) => {
+                if me().uid != 0 {
+                    return NOTHING;
+                }
+                let ino = node!(path, &[Kind::File, Kind::Dir, Kind::Fifo, Kind::Symlink]);
+                let (dirs, last) = split(path);
+                let uid = Some(rustix::fs::Uid::from_raw(*owner));
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                let expected = rustix::fs::chownat(self.plain.dir(&dirs).unwrap(), last, uid, None, flags);
+                let change = SetAttr { uid: Some(*owner), ..SetAttr::default() };
+                (plain(expected), ours(self.overlay().setattr(ino, change, me())))
+            }
+            Op::Utimens(path, seconds) => {
+                let ino = node!(path, &[Kind::File, Kind::Dir, Kind::Fifo, Kind::Symlink]);
+                let (dirs, last) = split(path);
+                let expected = set_mtime(self.plain.dir(&dirs).unwrap(), last, (*seconds, 7));
+                let change = SetAttr { mtime: Some(SetTime::To((*seconds, 7))), ..SetAttr::default() };
+                (plain(expected), ours(self.overlay().setattr(ino, change, me())))
+            }
+            Op::Rename(from, to, mode) => {
+                // The kernel answers these by itself: one is inside of the other.
+                if (from != to) && (from.starts_with(to) || to.starts_with(from)) {
+                    return NOTHING;
+                }
+                let (flags, mode) = match mode {
+                    0 => (RenameFlags::empty(), RenameMode::Replace),
+                    1 => (RenameFlags::NOREPLACE, RenameMode::NoReplace),
+                    _ => (RenameFlags::EXCHANGE, RenameMode::Exchange),
+                };
+                let ((from_dirs, from), (to_dirs, to)) = (split(from), split(to));
+                let expected = self.plain.dir(&from_dirs).and_then(|from_dir| {
+                    rustix::fs::renameat_with(from_dir, from, self.plain.dir(&to_dirs)?, to, flags)
+                });
+                let found = self.dir(&from_dirs).and_then(|from_dir| {
+                    self.overlay().rename(from_dir, from, self.dir(&to_dirs)?, to, mode)
+                });
+                (plain(expected), ours(found))
+            }
+            Op::Link(from, to) => {
+                // Of two reasons to refuse, the kernel has looked at the target first.
+                if self.plain.kind(from) == Ok(Kind::Dir) && self.plain.kind(to).is_ok() {
+                    return NOTHING;
+                }
+                let ((from_dirs, from_name), (to_dirs, to)) = (split(from), split(to));
+                let expected = self.plain.dir(&from_dirs).and_then(|from_dir| {
+                    rustix::fs::statat(&from_dir, from_name, AtFlags::SYMLINK_NOFOLLOW)?;
+                    let to_dir = self.plain.dir(&to_dirs)?;
+                    rustix::fs::linkat(from_dir, from_name, to_dir, to, AtFlags::empty())
+                });
+                let found = self.node(from).and_then(|ino| self.overlay().link(ino, self.dir(&to_dirs)?, to));
+                (plain(expected), ours(found))
+            }
+            Op::Unlink(path) => {
+                let (dirs, last) = split(path);
+                let expected =
+                    self.plain.dir(&dirs).and_then(|dir| rustix::fs::unlinkat(dir, last, AtFlags::empty()));
+                (plain(expected), ours(self.dir(&dirs).and_then(|dir| self.overlay().unlink(dir, last))))
+            }
+            Op::Rmdir(path) => {
+                let (dirs, last) = split(path);
+                let expected =
+                    self.plain.dir(&dirs).and_then(|dir| rustix::fs::unlinkat(dir, last, AtFlags::REMOVEDIR));
+                (plain(expected), ours(self.dir(&dirs).and_then(|dir| self.overlay().rmdir(dir, last))))
+            }
+            Op::Setxattr(path, reserved, value) => {
+                let ino = node!(path, PLAIN);
+                let (attribute, value) = (attribute(*reserved), bytes(7, usize::from(value % 50)));
+                let (dirs, last) = split(path);
+                let at = proc_path(&self.plain.dir(&dirs).unwrap(), last);
+                let expected = rustix::fs::lsetxattr(at.1, attribute, &value, XattrFlags::empty());
+                (plain(expected), ours(self.overlay().setxattr(ino, attribute.as_bytes(), &value, 0)))
+            }
+            Op::Removexattr(path, reserved) => {
+                let ino = node!(path, PLAIN);
+                let (dirs, last) = split(path);
+                let at = proc_path(&self.plain.dir(&dirs).unwrap(), last);
+                let expected = rustix::fs::lremovexattr(at.1, attribute(*reserved));
+                (plain(expected), ours(self.overlay().removexattr(ino, attribute(*reserved).as_bytes())))
+            }
+            Op::List(path) => {
+                let ino = node!(path, &[Kind::Dir]);
+                let (mut dirs, last) = split(path);
+                dirs.push(last);
+                let expected = names_of(&self.plain.dir(&dirs).unwrap());
+                let found = list(self.overlay(), ino).unwrap();
+                let found: Vec<Vec<u8>> = found.into_iter().map(|entry| entry.name.into()).collect();
+                assert_eq!(expected, found);
+                NOTHING
+            }
+            Op::Read(path) => {
+                let ino = node!(path, FILE);
+                self.compare(&self.plain.file(path), ino);
+                NOTHING
+            }
+            Op::Remount => {
+                self.remount();
+                NOTHING
+            }
+            Op::Open(path, index) => {
+                let ino = node!(path, FILE);
+                let handle = Handle { plain: self.plain.file(path), ino };
+                self.overlay().count_lookup(ino);
+                if let Some(old) = self.handles[usize::from(*index)].replace(handle) {
+                    self.overlay().forget(old.ino, 1);
+                }
+                NOTHING
+            }
+            Op::HandleWrite(index, offset) => {
+                let Some(handle) = &self.handles[usize::from(*index)] else { return NOTHING };
+                let data = bytes(*offset, 50);
+                handle.plain.write_all_at(&data, u64::from(*offset)).unwrap();
+                (Ok(()), ours(self.overlay().write_at(handle.ino, u64::from(*offset), &data, false)))
+            }
+            Op::HandleTruncate(index, size) => {
+                let Some(handle) = &self.handles[usize::from(*index)] else { return NOTHING };
+                handle.plain.set_len(u64::from(*size)).unwrap();
+                let change = SetAttr { size: Some(u64::from(*size)), ..SetAttr::default() };
+                (Ok(()), ours(self.overlay().setattr(handle.ino, change, me())))
+            }
+            Op::HandleRead(index) => {
+                let Some(handle) = &self.handles[usize::from(*index)] else { return NOTHING };
+                self.compare(&handle.plain, handle.ino);
+                NOTHING
+            }
+            Op::HandleChmod(index, mode) => {
+                let Some(handle) = &self.handles[usize::from(*index)] else { return NOTHING };
+                let expected = rustix::fs::fchmod(&handle.plain, Mode::from_raw_mode(*mode));
+                let change = SetAttr { perm: Some(*mode), ..SetAttr::default() };
+                (plain(expected), ours(self.overlay().setattr(handle.ino, change, me())))
+            }
+            Op::HandleClose(index) => {
+                if let Some(handle) = self.handles[usize::from(*index)].take() {
+                    self.overlay().forget(handle.ino, 1);
+                }
+                NOTHING
+            }
+        }
+    }
+
+    fn remount(&mut self) {
+        for handle in &mut self.handles {
+            if let (Some(handle), Some(overlay)) = (handle.take(), &self.overlay) {
+                overlay.forget(handle.ino, 1);
+            }
+        }
+        self.overlay = None;
+        self.overlay = Some(self.world.overlay(self.tree.view(self.world), &self.upper));
+    }
+
+    fn compare(&self, file: &File, ino: Ino) {
+        let meta = file.metadata().unwrap();
+        let mut expected = vec![0; meta.len() as usize];
+        file.read_exact_at(&mut expected, 0).unwrap();
+        assert_eq!(content(self.overlay(), ino).unwrap(), expected);
+        let attr = self.overlay().getattr(ino).unwrap();
+        assert_eq!((attr.perm, u64::from(attr.nlink)), (meta.mode() & 0o7777, meta.nlink()));
+    }
+}
+
+fn attribute(reserved: bool) -> &'static str {
+    if reserved { "user.cvs.origin" } else { "user.note" }
+}
+
+/// A path for calls without a dirfd, and what keeps it.
+fn proc_path(dir: &OwnedFd, name: &[u8]) -> (OwnedFd, Vec<u8>) {
+    let dir = dir.try_clone().unwrap();
+    let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
+    (dir, path)
+}
+
+fn set_mtime(dir: impl AsFd, name: &[u8], (seconds, nanos): (i64, u32)) -> Result<(), Errno> {
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanos.into() },
+    };
+    rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn names_of(dir: &OwnedFd) -> Vec<Vec<u8>> {
+    let readable =
+        rustix::fs::openat(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let mut names: Vec<Vec<u8>> = rustix::fs::Dir::new(readable.unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_bytes().to_vec())
+        .filter(|name| name != b"." && name != b"..")
+        .collect();
+    names.sort();
+    names
+}
+
+/// What the plain directory shows.
+fn show_plain(root: &Path, started: i64) -> Shown {
+    let mut out = Shown::new();
+    let mut nodes = HashMap::new();
+    let mut firsts: HashMap<u64, Vec<u8>> = HashMap::new();
+    let mut pending = vec![Vec::new()];
+    while let Some(path) = pending.pop() {
+        let full = root.join(OsStr::from_bytes(&path));
+        let meta = std::fs::symlink_metadata(&full).unwrap();
+        let kind = kind_of(meta.mode());
+        let mut dirs = 0;
+        let mut bytes = Vec::new();
+        match kind {
+            Kind::Dir => {
+                for entry in std::fs::read_dir(&full).unwrap() {
+                    let entry = entry.unwrap();
+                    dirs += u32::from(entry.file_type().unwrap().is_dir());
+                    let name = entry.file_name();
+                    pending.push(match path.is_empty() {
+                        true => name.as_bytes().to_vec(),
+                        false => [&path, &b"/"[..], name.as_bytes()].concat(),
+                    });
+                }
+            }
+            Kind::File => bytes = std::fs::read(&full).unwrap(),
+            Kind::Symlink => bytes = std::fs::read_link(&full).unwrap().as_os_str().as_bytes().to_vec(),
+            _ => {}
+        }
+        let mut space = vec![0u8; 1024];
+        let len = rustix::fs::llistxattr(&full, &mut space[..]).unwrap();
+        let mut xattrs: Vec<_> = space[..len]
+            .split(|&b| b == 0)
+            .filter(|name| name.starts_with(b"user."))
+            .map(|name| {
+                let mut value = vec![0u8; 1024];
+                let len = rustix::fs::lgetxattr(&full, name, &mut value[..]).unwrap();
+                (name.to_vec(), value[..len].to_vec())
+            })
+            .collect();
+        xattrs.sort();
+        let first = firsts.entry(meta.ino()).or_insert_with(|| path.clone());
+        if path < *first {
+            *first = path.clone();
+        }
+        let entry = Entry {
+            kind,
+            perm: meta.mode() & 0o7777,
+            nlink: if kind == Kind::Dir { dirs + 2 } else { meta.nlink() as u32 },
+            bytes,
+            first: Vec::new(),
+            xattrs,
+            mtime: (meta.mtime() < started).then_some((meta.mtime(), meta.mtime_nsec() as u32)),
+        };
+        nodes.insert(path.clone(), meta.ino());
+        out.insert(path, entry);
+    }
+    for (path, entry) in &mut out {
+        entry.first = firsts[&nodes[path]].clone();
+    }
+    out
+}
+
+/// A lower tree: one source at the root and one that merges with it at `a`.
+struct Lower {
+    root: ManifestId,
+    inner: ManifestId,
+}
+
+impl Lower {
+    fn view(&self, world: &World) -> View {
+        world.view(&[("", self.root), ("a", self.inner)])
+    }
+
+    /// Makes tree number `seed`.
+    fn make(world: &World, seed: u8) -> Self {
+        let mut state = u64::from(seed) + 1;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let mut trees = Vec::new();
+        for (part, entries) in [("root", 14u64), ("inner", 8)] {
+            let root = world.beside(&format!("lower-{seed}-{part}"));
+            std::fs::create_dir(&root).unwrap();
+            // What both have must be a directory: the inner one has names that the other does not use below `a`.
+            std::fs::create_dir(root.join("a")).unwrap();
+            let mut dirs = vec![root.clone(), root.join("a")];
+            let mut files = Vec::new();
+            for number in 0..entries {
+                let parent = dirs[random(dirs.len() as u64) as usize].clone();
+                let at_a = part == "root" && parent == root.join("a");
+                let choice = random(NAMES.len() as u64) as u8;
+                // `a` and `b` in the merged directory come from the root part, `c` and the others from the inner one.
+                let index = match (part, at_a || parent == root) {
+                    ("root", true) if at_a => choice % 2,
+                    ("inner", true) if parent == root => 2 + choice % 2,
+                    _ => choice,
+                };
+                let path = parent.join(OsStr::from_bytes(name(index)));
+                if path.symlink_metadata().is_ok() {
+                    continue;
+                }
+                match random(10) {
+                    0..=3 => {
+                        std::fs::create_dir(&path).unwrap();
+                        dirs.push(path);
+                    }
+                    4 => std::os::unix::fs::symlink(format!("to/{number}"), &path).unwrap(),
+                    5 | 6 if !files.is_empty() => {
+                        let target: &std::path::PathBuf = &files[random(files.len() as u64) as usize];
+                        std::fs::hard_link(target, &path).unwrap();
+                    }
+                    _ => {
+                        std::fs::write(&path, bytes(number as u16, random(9000) as usize)).unwrap();
+                        let mode = [0o644, 0o755, 0o444, 0o600][random(4) as usize];
+                        rustix::fs::chmod(&path, Mode::from_raw_mode(mode)).unwrap();
+                        files.push(path);
+                    }
+                }
+            }
+            if part == "inner" {
+                std::fs::remove_dir_all(root.join("a")).unwrap();
+            }
+            trees.push(world.store_tree(&root));
+        }
+        Self { root: trees[0], inner: trees[1] }
+    }
+}
+
+/// Copies what a view shows to a plain directory, with its times.
+fn copy_out(overlay: &Overlay, view: &View, to: &Path) {
+    let shown = show(overlay, i64::MAX);
+    for (path, entry) in &shown {
+        let full = to.join(OsStr::from_bytes(path));
+        if entry.first != *path {
+            std::fs::hard_link(to.join(OsStr::from_bytes(&entry.first)), &full).unwrap();
+            continue;
+        }
+        match entry.kind {
+            Kind::Dir => std::fs::create_dir_all(&full).unwrap(),
+            Kind::File => std::fs::write(&full, &entry.bytes).unwrap(),
+            _ => std::os::unix::fs::symlink(OsStr::from_bytes(&entry.bytes), &full).unwrap(),
+        }
+        if entry.kind != Kind::Symlink {
+            rustix::fs::chmod(&full, Mode::from_raw_mode(entry.perm)).unwrap();
+        }
+    }
+    for path in shown.keys().rev() {
+        let id = view.resolve(&RelPath::new(path.clone()).unwrap()).unwrap();
+        let full = to.join(OsStr::from_bytes(path));
+        set_mtime(rustix::fs::CWD, full.as_os_str().as_bytes(), view.entry(id).unwrap().mtime).unwrap();
+    }
+}
+
+fn world() -> &'static (World, Vec<Lower>) {
+    static WORLD: OnceLock<(World, Vec<Lower>)> = OnceLock::new();
+    WORLD.get_or_init(|| {
+        let world = World::new();
+        let trees = (0..TREES).map(|seed| Lower::make(&world, seed)).collect();
+        (world, trees)
+    })
+}
+
+fn check(seed: u8, ops: &[Op]) -> Result<(), TestCaseError> {
+    static NEXT: Mutex<u32> = Mutex::new(0);
+    let number = {
+        let mut next = NEXT.lock().unwrap();
+        *next += 1;
+        *next
+    };
+    let (world, trees) = world();
+    let tree = &trees[usize::from(seed)];
+    let plain_root = world.beside(&format!("plain-{number}"));
+    std::fs::create_dir(&plain_root).unwrap();
+    let read_only = Overlay::new(world.store.clone(), tree.view(world), None, false).unwrap();
+    copy_out(&read_only, &tree.view(world), &plain_root);
+    // Times before this are set ones; the clock of files may lag by a tick.
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64 - 1;
+    let upper = format!("upper-{number}");
+    let mut case = Case {
+        world,
+        tree,
+        plain: Plain::open(&plain_root),
+        overlay: Some(world.overlay(tree.view(world), &upper)),
+        handles: Default::default(),
+        upper,
+    };
+    let same = |expected: &Shown, overlay: &Overlay, when: &str| {
+        let found = show(overlay, started);
+        prop_assert!(*expected == found, "{when}: {:#?}", difference(expected, &found));
+        Ok(())
+    };
+    same(&show_plain(&plain_root, started), case.overlay(), "at the start")?;
+    for op in ops {
+        let (expected, found) = case.run(op);
+        prop_assert_eq!(expected, found, "{:?}", op);
+    }
+    let expected = show_plain(&plain_root, started);
+    same(&expected, case.overlay(), "before the last remount")?;
+    case.remount();
+    same(&expected, case.overlay(), "after the last remount")?;
+    let upper = world.beside(&case.upper);
+    drop(case);
+    std::fs::remove_dir_all(upper).unwrap();
+    std::fs::remove_dir_all(plain_root).unwrap();
+    Ok(())
+}
+
+fn cases() -> u32 {
+    if std::env::var_os("CVS_TEST_LONG").is_some() { 8192 } else { 256 }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_overlay_is_a_directory(seed in 0..TREES, ops in prop::collection::vec(ops(), 1..60)) {
+        check(seed, &ops)?;
+    }
+}
