@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cvs_store::{ManifestBuilder, StoreError, Transaction};
 use serde_json::Map;
 
-use super::batch::{Batch, WORKERS};
 use super::event::{Event, Why};
 use super::fetch::Fetcher;
 use super::options::{LockOptions, Refreshed, Update};
@@ -19,6 +18,8 @@ use crate::spec::{
     VersionId,
 };
 
+/// Repositories asked or fetched at once.
+pub(super) const REPOSITORIES: usize = 4;
 /// Models fetched at once.
 const MODELS: usize = 3;
 
@@ -57,14 +58,14 @@ impl Workspace {
         &self,
         spec: &Spec,
         previous: Option<&Lock>,
-        batch: &Batch,
+        transaction: &Transaction,
         fetch: bool,
         options: &LockOptions<'_>,
     ) -> Result<Built, VersionsError> {
         jobs::with_stop(options.cancel, |stop| {
             let fetcher = Fetcher {
                 store: &self.store,
-                batch,
+                transaction,
                 events: options.events,
                 stop,
                 limits: options.limits,
@@ -159,7 +160,7 @@ impl Builder<'_> {
                 None => Some(Why::Stale(reason(&part))),
                 Some(LockedRepo { manifest: None, .. }) => Some(Why::Stale(StaleReason::NotFetched)),
                 Some(LockedRepo { manifest: Some(manifest), .. }) => {
-                    let here = self.fetcher.batch.main().has_manifest(manifest);
+                    let here = self.fetcher.transaction.has_manifest(manifest);
                     (!here.map_err(self.store("keep its objects"))?).then_some(Why::NotInStore)
                 }
             };
@@ -183,7 +184,7 @@ impl Builder<'_> {
                 _ if *chosen => Some(Why::Asked),
                 None => Some(Why::Stale(reason(&part))),
                 Some(pin) => {
-                    let here = self.fetcher.batch.main().has_blob(&pin.blake3);
+                    let here = self.fetcher.transaction.has_blob(&pin.blake3);
                     let here = here.map_err(self.store("keep its models"))? == Some(pin.size);
                     (!here).then_some(Why::NotInStore)
                 }
@@ -196,11 +197,11 @@ impl Builder<'_> {
     /// Asks for every commit that is not pinned. All questions are asked, so that all wrong references are told.
     fn resolve(&self, repos: &mut [RepoTask<'_>]) -> Result<(), VersionsError> {
         let open: Vec<&RepoTask<'_>> = repos.iter().filter(|task| task.locked.is_none()).collect();
-        let found = jobs::run(&open, WORKERS, |worker, task| {
+        let found = jobs::run(&open, REPOSITORIES, |task| {
             if let Some(why) = &task.why {
                 (self.fetcher.events)(Event::Resolving { part: &task.part, why });
             }
-            self.fetcher.resolve(worker, &task.part, task.repo.as_str(), task.revision.requested())
+            self.fetcher.resolve(&task.part, task.repo.as_str(), task.revision.requested())
         });
         let mut failures = Vec::new();
         let open = repos.iter_mut().filter(|task| task.locked.is_none());
@@ -235,17 +236,17 @@ impl Builder<'_> {
         let open_models: Vec<&ModelTask<'_>> = models.iter().filter(|task| task.why.is_some()).collect();
         let (brought_repos, brought_models) = std::thread::scope(|scope| {
             let models = scope.spawn(|| {
-                jobs::run(&open_models, MODELS, |_, task| {
+                jobs::run(&open_models, MODELS, |task| {
                     let why = task.why.as_ref().unwrap_or(&Why::NotInStore);
                     self.unless_stopped(|| fetcher.model(&task.part, why, task.spec, task.pin.as_ref()))
                         .inspect_err(&stop_on)
                 })
             });
-            let repos = jobs::run(&open_repos, WORKERS, |worker, task| {
+            let repos = jobs::run(&open_repos, REPOSITORIES, |task| {
                 let why = task.why.as_ref().unwrap_or(&Why::NotInStore);
                 let commit = task.locked.as_ref().map(|locked| locked.commit.as_str()).unwrap_or_default();
                 let (url, reference) = (task.repo.as_str(), task.reference.as_deref());
-                self.unless_stopped(|| fetcher.commit(worker, &task.part, why, url, commit, reference))
+                self.unless_stopped(|| fetcher.commit(&task.part, why, url, commit, reference))
                     .inspect_err(&stop_on)
             });
             (repos, models.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -329,7 +330,7 @@ impl Builder<'_> {
         for task in models {
             match task.pin {
                 Some(pin) => {
-                    let found = self.fetcher.batch.main().has_blob(&pin.blake3);
+                    let found = self.fetcher.transaction.has_blob(&pin.blake3);
                     here &= found.map_err(self.store("keep its models"))? == Some(pin.size);
                     let (path, source) = (task.spec.path.clone(), task.spec.source_text.clone());
                     lock.models.push(LockedModel { path, source, ..pin });
@@ -338,7 +339,7 @@ impl Builder<'_> {
             }
         }
         if here && !lock.models.is_empty() {
-            let manifest = models_manifest(self.fetcher.batch.main(), &lock.models);
+            let manifest = models_manifest(self.fetcher.transaction, &lock.models);
             lock.models_manifest = Some(manifest.map_err(self.store("store the list of its models"))?);
         }
         complete &= here;

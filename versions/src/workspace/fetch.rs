@@ -3,12 +3,11 @@
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cvs_store::{BlobId, Intake, ManifestId, Store, StoreError};
+use cvs_store::{BlobId, Intake, ManifestId, Store, StoreError, Transaction};
 use md5::Md5;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use super::batch::Batch;
 use super::event::{Event, Events, Why};
 use crate::source::http::{FetchedFile, HttpRequest};
 use crate::source::{Expected, NetworkLimits, SourceError, SourceEvent, SourceOptions, git, http, local};
@@ -20,7 +19,7 @@ const BUFFER: usize = 1 << 20;
 /// What all parts of one operation share.
 pub(super) struct Fetcher<'a> {
     pub(super) store: &'a Store,
-    pub(super) batch: &'a Batch,
+    pub(super) transaction: &'a Transaction,
     pub(super) events: Events<'a>,
     /// Set when the caller cancels, or another part failed.
     pub(super) stop: &'a AtomicBool,
@@ -40,19 +39,17 @@ impl Fetcher<'_> {
     /// The commit that `reference` names in the repository at `url` now, and its full name.
     pub(super) fn resolve(
         &self,
-        worker: usize,
         part: &Part,
         url: &str,
         reference: Option<&str>,
     ) -> Result<git::ResolvedCommit, SourceError> {
-        let scratch = self.batch.scratch(worker)?;
+        let scratch = self.transaction.scratch_dir()?;
         self.with_options(part, |options| git::resolve(url, reference, &scratch, options))
     }
 
     /// The content of a commit.
     pub(super) fn commit(
         &self,
-        worker: usize,
         part: &Part,
         why: &Why,
         url: &str,
@@ -60,9 +57,8 @@ impl Fetcher<'_> {
         reference: Option<&str>,
     ) -> Result<(String, ManifestId), SourceError> {
         (self.events)(Event::Fetching { part, why });
-        let ingest = self.with_options(part, |options| {
-            git::ingest(self.batch.worker(worker), url, commit, reference, options)
-        })?;
+        let ingest = self
+            .with_options(part, |options| git::ingest(self.transaction, url, commit, reference, options))?;
         let (files, reused) = (ingest.stats.files, ingest.stats.cached);
         (self.events)(Event::Fetched { part, files, reused });
         Ok((ingest.commit, ingest.manifest))
@@ -101,7 +97,7 @@ impl Fetcher<'_> {
     fn in_store(&self, wanted: &Wanted) -> Result<Option<Found>, SourceError> {
         let by_sha256 = wanted.expected.sha256.and_then(|sha256| self.store.index().by_sha256(&sha256));
         let Some(blob) = wanted.blob.or(by_sha256) else { return Ok(None) };
-        let Some(size) = self.batch.main().has_blob(&blob)? else { return Ok(None) };
+        let Some(size) = self.transaction.has_blob(&blob)? else { return Ok(None) };
         if wanted.expected.size.is_some_and(|expected| expected != size) {
             return Ok(None);
         }
@@ -128,7 +124,7 @@ impl Fetcher<'_> {
         let FetchedFile { blob, size, sha256, received } =
             self.with_options(part, |options| match (&model.source, http_url(&model.source_text)) {
                 (ModelSource::Local(path), _) => {
-                    local::ingest(self.store, self.batch.main(), path, expected, self.intake, options)
+                    local::ingest(self.store, self.transaction, path, expected, self.intake, options)
                 }
                 (ModelSource::Http(url), _) => self.download(url.clone(), expected, options),
                 (ModelSource::Hub(_) | ModelSource::Civitai(_), Some(url)) => {
@@ -160,7 +156,7 @@ impl Fetcher<'_> {
         options: &SourceOptions<'_>,
     ) -> Result<FetchedFile, SourceError> {
         let request = HttpRequest { url, headers: Default::default(), expected: *expected };
-        http::fetch(self.store, self.batch.main(), &request, options)
+        http::fetch(self.store, self.transaction, &request, options)
     }
 
     /// SHA-256 and MD5 of a blob in the store.

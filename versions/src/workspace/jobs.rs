@@ -9,24 +9,19 @@ use std::time::Duration;
 /// How often the caller's flag is looked at.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Runs `job` on every item, with the number of its thread (below `workers`); the results stand in the order of the
-/// items.
-pub(super) fn run<T: Sync, R: Send>(
-    items: &[T],
-    workers: usize,
-    job: impl Fn(usize, &T) -> R + Sync,
-) -> Vec<R> {
+/// Runs `job` on every item, on so many threads; the results stand in the order of the items.
+pub(super) fn run<T: Sync, R: Send>(items: &[T], workers: usize, job: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::with_capacity(items.len()));
     std::thread::scope(|scope| {
-        for worker in 0..workers.min(items.len()) {
+        for _ in 0..workers.min(items.len()) {
             let (next, results, job) = (&next, &results, &job);
             scope.spawn(move || {
                 while let Some((index, item)) = {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     items.get(index).map(|item| (index, item))
                 } {
-                    let result = job(worker, item);
+                    let result = job(item);
                     results.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
                 }
             });
@@ -65,8 +60,8 @@ mod tests {
     #[test]
     fn results_stand_in_the_order_of_the_items() {
         let items: Vec<usize> = (0..100).collect();
-        assert_eq!(run(&items, 3, |_, item| item * 2), items.iter().map(|i| i * 2).collect::<Vec<_>>());
-        assert_eq!(run(&[] as &[usize], 3, |_, item| *item), [] as [usize; 0]);
+        assert_eq!(run(&items, 3, |item| item * 2), items.iter().map(|i| i * 2).collect::<Vec<_>>());
+        assert_eq!(run(&[] as &[usize], 3, |item| *item), [] as [usize; 0]);
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Creating a version, and bringing its lock up to date.
 
-use cvs_store::{ComposeError, Graft, RelPath, StoreError, View};
+use cvs_store::{ComposeError, Graft, RelPath, StoreError, Transaction, View};
 
-use super::batch::Batch;
 use super::build::Built;
 use super::event::Event;
 use super::options::{CreateOptions, CreateReport, LockOptions, LockReport, Ready, Update};
@@ -33,7 +32,7 @@ impl Workspace {
             // What is wrong with the old one is no reason to keep it.
             previous = self.read(&id).ok().and_then(|old| old.spec().lock.clone());
         }
-        let batch = Batch::begin(&self.store, &format!("create {id}"))?;
+        let transaction = self.store.begin(&format!("create {id}"))?;
         let lock_options = LockOptions {
             offline: options.offline,
             intake: options.intake,
@@ -42,8 +41,9 @@ impl Workspace {
             limits: options.limits,
             ..LockOptions::default()
         };
-        let built = self.build(document.spec(), previous.as_ref(), &batch, options.fetch, &lock_options)?;
-        let made = self.finish(&id, built, &batch, &lock_options)?;
+        let built =
+            self.build(document.spec(), previous.as_ref(), &transaction, options.fetch, &lock_options)?;
+        let made = self.finish(&id, built, &transaction, &lock_options)?;
         document.set_lock(Some(&made.lock))?;
         self.versions.publish(&mut document)?;
         let overlay = self.overlay_dir(&id);
@@ -82,7 +82,7 @@ impl Workspace {
         id: &VersionId,
         options: &LockOptions<'_>,
     ) -> Result<(SpecDocument, Made), VersionsError> {
-        let mut batch: Option<Batch> = None;
+        let mut transaction: Option<Transaction> = None;
         let (mut objects, mut bytes) = (0, 0);
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
@@ -108,14 +108,14 @@ impl Workspace {
             if options.locked && !stale.is_empty() {
                 return Err(VersionsError::Locked { id: id.clone(), stale });
             }
-            // One batch for all attempts: what an earlier one brought is a hit for the next.
-            let batch = match &batch {
-                Some(batch) => batch,
-                None => batch.insert(Batch::begin(&self.store, &format!("lock {id}"))?),
+            // One transaction for all attempts: what an earlier one brought is a hit for the next.
+            let transaction = match &transaction {
+                Some(transaction) => transaction,
+                None => transaction.insert(self.store.begin(&format!("lock {id}"))?),
             };
             let previous = spec.lock.clone();
-            let built = self.build(spec, previous.as_ref(), batch, true, options)?;
-            let mut made = self.finish(id, built, batch, options)?;
+            let built = self.build(spec, previous.as_ref(), transaction, true, options)?;
+            let mut made = self.finish(id, built, transaction, options)?;
             objects += made.report.new_objects;
             bytes += made.report.new_bytes;
             let unchanged = previous.as_ref() == Some(&made.lock);
@@ -159,12 +159,12 @@ impl Workspace {
         &self,
         id: &VersionId,
         built: Built,
-        batch: &Batch,
+        transaction: &Transaction,
         options: &LockOptions<'_>,
     ) -> Result<Made, VersionsError> {
         let Built { mut lock, refreshed, complete } = built;
         (options.events)(Event::Committing);
-        let stats = batch.commit().map_err(store_error(id, "store its content"))?;
+        let stats = transaction.commit().map_err(store_error(id, "store its content"))?;
         let mut view = None;
         if complete {
             let composed = View::compose(&self.store, &grafts(&lock));

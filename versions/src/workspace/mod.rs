@@ -5,7 +5,6 @@
 //! publishes nothing; downloads that were cut stay resumable. Nobody's edit of a spec is lost: a lock is written only
 //! into the text that it was made for. A lock that answers its spec is left alone, however its sources have moved.
 
-mod batch;
 mod build;
 mod event;
 mod fetch;

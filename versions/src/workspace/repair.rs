@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cvs_store::{DamageKind, FsckReport, Intake, ManifestId, ObjectRef};
 use serde::Serialize;
 
-use super::batch::{Batch, WORKERS};
-use super::build::models_manifest;
+use super::build::{REPOSITORIES, models_manifest};
 use super::event::{Events, Why};
 use super::fetch::Fetcher;
 use super::{Workspace, jobs, store_error};
@@ -148,11 +147,11 @@ impl Workspace {
                 SpecError::Unknown { id: id.to_string(), dir: self.versions.path().to_owned() }
             })?;
         let Some(lock) = root.lock else { return Ok((0, Vec::new())) };
-        let batch = Batch::begin(&self.store, &format!("repair {id}"))?;
+        let transaction = self.store.begin(&format!("repair {id}"))?;
         let failures = jobs::with_stop(options.cancel, |stop| {
             let fetcher = Fetcher {
                 store: &self.store,
-                batch: &batch,
+                transaction: &transaction,
                 events: options.events,
                 stop,
                 limits: options.limits,
@@ -164,7 +163,7 @@ impl Workspace {
         if options.cancel.load(Ordering::Relaxed) {
             return Err(VersionsError::Cancelled);
         }
-        let stats = batch.commit().map_err(store_error(id, "store what was brought back"))?;
+        let stats = transaction.commit().map_err(store_error(id, "store what was brought back"))?;
         Ok((stats.new_bytes, failures))
     }
 }
@@ -183,9 +182,9 @@ fn fetch_pinned(fetcher: &Fetcher<'_>, lock: &Lock) -> Vec<String> {
     });
     let models = lock.models.iter().map(Pinned::Model);
     let items: Vec<Pinned<'_>> = core.into_iter().chain(nodes).chain(models).collect();
-    let results = jobs::run(&items, WORKERS, |worker, item| match item {
+    let results = jobs::run(&items, REPOSITORIES, |item| match item {
         Pinned::Repo(part, locked, manifest) => {
-            fetch_repo(fetcher, worker, part, locked, manifest).map_err(|error| format!("{part}: {error}"))
+            fetch_repo(fetcher, part, locked, manifest).map_err(|error| format!("{part}: {error}"))
         }
         Pinned::Model(locked) => {
             fetch_model(fetcher, locked).map_err(|error| format!("model {}: {error}", locked.path))
@@ -193,7 +192,7 @@ fn fetch_pinned(fetcher: &Fetcher<'_>, lock: &Lock) -> Vec<String> {
     });
     let mut failures: Vec<String> = results.into_iter().filter_map(Result::err).collect();
     if let Some(wanted) = lock.models_manifest {
-        match models_manifest(fetcher.batch.main(), &lock.models) {
+        match models_manifest(fetcher.transaction, &lock.models) {
             Ok(made) if made == wanted => {}
             Ok(made) => failures.push(format!("models: the lock lists them as {made}, and names {wanted}")),
             // Without its blobs there can be no list; each of them was told above.
@@ -206,16 +205,15 @@ fn fetch_pinned(fetcher: &Fetcher<'_>, lock: &Lock) -> Vec<String> {
 
 fn fetch_repo(
     fetcher: &Fetcher<'_>,
-    worker: usize,
     part: &Part,
     locked: &LockedRepo,
     wanted: &ManifestId,
 ) -> Result<(), SourceError> {
-    if fetcher.batch.main().has_manifest(wanted)? {
+    if fetcher.transaction.has_manifest(wanted)? {
         return Ok(());
     }
     let (repo, reference) = (&locked.repo, locked.requested.as_deref());
-    let (_, found) = fetcher.commit(worker, part, &Why::NotInStore, repo, &locked.commit, reference)?;
+    let (_, found) = fetcher.commit(part, &Why::NotInStore, repo, &locked.commit, reference)?;
     if found == *wanted {
         return Ok(());
     }
@@ -228,7 +226,7 @@ fn fetch_repo(
 }
 
 fn fetch_model(fetcher: &Fetcher<'_>, locked: &LockedModel) -> Result<(), SourceError> {
-    if fetcher.batch.main().has_blob(&locked.blake3)? == Some(locked.size) {
+    if fetcher.transaction.has_blob(&locked.blake3)? == Some(locked.size) {
         return Ok(());
     }
     let source = ModelSource::parse(&locked.source).map_err(|_| SourceError::Address {

@@ -1,13 +1,16 @@
 //! The bare repositories that a transaction fetches into, below its scratch directory and gone with it.
 //!
 //! ```text
-//! <scratch>/git/<hash of the address>/all/          history, grown as far as was needed
+//! <scratch>/git/<hash of the address>/lock          empty; flock only
+//!                                    /all/          history, grown as far as was needed
 //!                                    /<commit>/     one commit, shallow
 //! ```
 //!
+//! Threads that need one address at once take turns: what the first fetched, the next finds. Reading needs no turn.
+//!
 //! Repositories of this machine are not copied: their objects are borrowed through `objects/info/alternates`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use git2::{Oid, Repository};
@@ -40,6 +43,7 @@ impl<'a> Scratch<'a> {
 
     /// The repository that may hold the history; empty when nothing was fetched yet.
     pub(super) fn all(&self) -> Result<Repository, SourceError> {
+        let _turn = self.turn()?;
         self.open("all")
     }
 
@@ -50,7 +54,8 @@ impl<'a> Scratch<'a> {
         id: Oid,
         reference: Option<&str>,
     ) -> Result<(Repository, Oid), SourceError> {
-        let all = self.all()?;
+        let _turn = self.turn()?;
+        let all = self.open("all")?;
         if let Some(commit) = self.peel(&all, id)? {
             return Ok((all, commit));
         }
@@ -77,7 +82,8 @@ impl<'a> Scratch<'a> {
 
     /// The commit that `prefix` begins, from the whole history; none when there is no such commit.
     pub(super) fn find_prefix(&self, prefix: &str) -> Result<Option<Oid>, SourceError> {
-        let all = self.all()?;
+        let _turn = self.turn()?;
+        let all = self.open("all")?;
         if self.remote.url.local().is_none() {
             for step in ["refs/heads/*", "refs/tags/*"] {
                 self.deepen(&all, step)?;
@@ -132,6 +138,18 @@ impl<'a> Scratch<'a> {
         SourceError::GitObject { url: self.remote.shown.to_owned(), object: object.to_owned(), source }
     }
 
+    /// Waits until no other thread makes or changes a repository of this address.
+    fn turn(&self) -> Result<File, SourceError> {
+        fs::create_dir_all(&self.dir).at("creating", &self.dir)?;
+        let path = self.dir.join("lock");
+        let file = File::options().write(true).create(true).truncate(false).open(&path);
+        let file = file.at("opening", &path)?;
+        file.lock().at("locking", &path)?;
+        self.remote.options.check_cancel()?;
+        Ok(file)
+    }
+
+    /// The caller has the turn.
     fn open(&self, name: &str) -> Result<Repository, SourceError> {
         let dir = self.dir.join(name);
         let failed = |source| self.object_error(&dir.display().to_string(), source);

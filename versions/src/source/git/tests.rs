@@ -410,6 +410,32 @@ fn submodules_are_part_of_the_manifest() {
 }
 
 #[test]
+fn threads_of_one_transaction_share_what_they_fetch() {
+    let world = World::new();
+    let commits = world.history("a", 8);
+    let daemon = Daemon::start(&world);
+    for url in [world.url("a"), daemon.url("a")] {
+        let fresh = World::new();
+        let transaction = fresh.store.begin("test").unwrap();
+        std::thread::scope(|scope| {
+            for commit in &commits {
+                scope.spawn(|| {
+                    let options = SourceOptions::default();
+                    let scratch = transaction.scratch_dir().unwrap();
+                    let found = resolve(&url, Some("main"), &scratch, &options).unwrap();
+                    assert_eq!(found.commit, commits[7]);
+                    let found = ingest(&transaction, &url, commit, Some("main"), &options).unwrap();
+                    assert_eq!(found.stats.files, 1);
+                });
+            }
+        });
+        transaction.commit().unwrap();
+        drop(transaction);
+        assert_eq!(fresh.manifests(), 8);
+    }
+}
+
+#[test]
 fn submodules_that_lead_nowhere_are_named() {
     let world = World::new();
     let other = world.history("other", 1).remove(0);
