@@ -109,6 +109,11 @@ fn stop(mountpoint: &std::path::Path, at_once: bool) {
         })
     };
     if let Err(error) = result {
+        if at_once && !unmount::is_mounted(mountpoint) {
+            // Out of sight, with files open: only the end of this process ends it.
+            tracing::warn!(mountpoint = %mountpoint.display(), "ended while files are open");
+            std::process::exit(1);
+        }
         tracing::warn!(mountpoint = %mountpoint.display(), %error, "cannot unmount");
     }
 }
