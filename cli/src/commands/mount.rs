@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
-use cvs_versions::spec::VersionId;
+use cvs_versions::spec::{ReadOptions, VersionId};
 
 use super::shared::EnsureArgs;
 use crate::context::Context;
@@ -62,6 +62,8 @@ pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<Exit, CliError>
     let cleared = |path: &std::path::Path| {
         context.output().note(&format!("cleared the dead mount at {}", path.display()));
     };
+    // A name that is misspelt makes no directory.
+    context.versions_dir().read(&args.id, ReadOptions { lenient: args.ensure.lenient })?;
     let mountpoint = mounts::prepare(&args.mountpoint, cleared)?;
     if is_daemon {
         // Its starter's Ctrl-C is not meant for it.

@@ -118,21 +118,22 @@ pub(crate) fn prepare(mountpoint: &Path, cleared: impl FnOnce(&Path)) -> Result<
         unmount::detach(&path)?;
         cleared(&path);
     }
-    fs::create_dir_all(mountpoint).map_err(MountsError::io("create", mountpoint))?;
+    match fs::create_dir_all(mountpoint) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(MountsError::NotADirectory { path: mountpoint.to_owned() });
+        }
+        Err(error) => return Err(MountsError::io("create", mountpoint)(error)),
+    }
     let path = fs::canonicalize(mountpoint).map_err(MountsError::io("resolve", mountpoint))?;
     if let Some(line) = mountinfo::read()?.into_iter().rev().find(|line| line.mountpoint == path)
         && is_ours(&line)
     {
         return Err(MountsError::Occupied { path, what: line.source });
     }
-    match fs::read_dir(&path) {
-        Ok(mut entries) => match entries.next() {
-            None => Ok(path),
-            Some(_) => Err(MountsError::NotEmpty { path }),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            Err(MountsError::NotADirectory { path })
-        }
+    match fs::read_dir(&path).map(|mut entries| entries.next()) {
+        Ok(None) => Ok(path),
+        Ok(Some(_)) => Err(MountsError::NotEmpty { path }),
         Err(error) => Err(MountsError::io("list", path)(error)),
     }
 }
