@@ -239,14 +239,18 @@ fn gc_can_be_killed() {
     assert_objects_are_what_they_are_called(&env);
 }
 
-/// Neither of transactions nor of collections.
+/// Neither of transactions nor of collections. A lease that was killed while it was made stays for an hour, since it
+/// cannot be told from one that is being made.
 fn assert_nothing_is_left_over(env: &TestEnvironment) {
     env.cvs(["gc", "--grace", "0"]).ok();
     for dir in ["staging", "trash", "run/leases"] {
         let names: Vec<_> = fs::read_dir(env.home().join(dir))
             .map(|entries| entries.flatten().map(|entry| entry.file_name()).collect())
             .unwrap_or_default();
-        let left: Vec<_> = names.iter().filter(|name| *name != "partial").collect();
+        let left: Vec<_> = names
+            .iter()
+            .filter(|name| *name != "partial" && !name.to_string_lossy().starts_with(".new-"))
+            .collect();
         assert!(left.is_empty(), "left in {dir}: {left:?}");
     }
 }

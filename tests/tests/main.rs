@@ -10,5 +10,8 @@ mod comfyui_repositories;
 mod crash_model;
 mod kills;
 mod mounted;
+mod mounts;
 mod story;
 mod support;
+mod unmounting;
+mod users;

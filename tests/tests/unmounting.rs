@@ -1,0 +1,188 @@
+//! The ways in which a mount ends: asked for, while it is in use, by somebody else's hand, and by a dead daemon.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use cvs_tests::{Missing, TestEnvironment, available, wait_for, wait_until};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use serde_json::json;
+
+use crate::mounted::{
+    SOON, daemon, errno, fuse, ingest, is_running, kill_and_wait, mount, mounts_of, read, tree, umount,
+    wait_gone, write,
+};
+
+fn with_version() -> Option<TestEnvironment> {
+    available(fuse())?;
+    let env = TestEnvironment::new();
+    ingest(&env, "v", &[("file", b"below"), ("large", &[7; 1 << 20])]);
+    Some(env)
+}
+
+/// A process that works in a directory until it is killed, which dropping it does.
+struct User(Child);
+
+impl User {
+    fn of(env: &TestEnvironment, dir: &Path) -> User {
+        let mut command = env.command("sleep");
+        let child = command.arg("600").current_dir(dir).spawn().expect("starting sleep");
+        let user = User(child);
+        let comm = format!("/proc/{}/comm", user.0.id());
+        wait_until(SOON, "sleep runs", || fs::read(&comm).is_ok_and(|name| name == b"sleep\n"));
+        user
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn by_its_path_or_by_its_version() {
+    let Some(env) = with_version() else { return };
+    let dir = mount(&env, "v", "v", &[]);
+    let daemon = daemon(&env, "v");
+    let done = env.cvs(["umount", "mnt/v/"]).ok();
+    assert_eq!(done.stderr, format!("v is unmounted from {}\n", dir.display()));
+    assert!(!is_running(daemon), "umount waits for the daemon");
+    assert_eq!(tree(&dir).len(), 0);
+
+    let [one, two] = ["one", "two"].map(|name| mount(&env, "v", name, &["--read-only"]));
+    let done = env.cvs(["umount", "v"]).ok();
+    assert_eq!(
+        done.stderr,
+        format!("v is unmounted from {}\nv is unmounted from {}\n", one.display(), two.display())
+    );
+    env.cvs(["umount", "v"]).code(1);
+    assert_eq!(env.mounts(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(env.processes(), Vec::<u32>::new());
+}
+
+#[test]
+fn a_busy_mount_is_waited_for() {
+    let Some(env) = with_version() else { return };
+    let dir = mount(&env, "v", "v", &[]);
+    let user = User::of(&env, &dir);
+    let name = format!("sleep (pid {})", user.0.id());
+    let busy = env.cvs(["umount", "mnt/v", "--wait", "1s"]).code(4);
+    let lines: Vec<_> = busy.stderr.lines().collect();
+    assert_eq!(lines[0], format!("{} is in use by {name}; waiting", dir.display()));
+    assert_eq!(lines[1], format!("error: {} is in use by {name}", dir.display()));
+    assert!(lines[2].starts_with("hint: end what uses it, or `cvs umount --lazy"), "{busy}");
+    assert_eq!(mounts_of(&env, "v")[0]["state"], "mounted");
+    assert_eq!(read(dir.join("file")), b"below");
+
+    // The user goes away while it waits.
+    let mut command = env.cvs(["umount", "v", "--wait", "10m"]).into_command();
+    let mut waiting = command.stderr(Stdio::piped()).spawn().expect("starting cvs");
+    let mut stderr = waiting.stderr.take().expect("a pipe was asked for");
+    let mut first = vec![0; lines[0].len() + 1];
+    stderr.read_exact(&mut first).expect("reading what umount says");
+    assert_eq!(String::from_utf8_lossy(&first), format!("{}\n", lines[0]));
+    drop(user);
+    let status = wait_for(SOON, "umount ends", || waiting.try_wait().expect("asking for a child"));
+    assert_eq!(status.code(), Some(0));
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).expect("reading what umount says");
+    assert_eq!(rest, format!("v is unmounted from {}\n", dir.display()));
+}
+
+#[test]
+fn lazily_it_is_out_of_sight_and_serves_who_has_files_open() {
+    let Some(env) = with_version() else { return };
+    let dir = mount(&env, "v", "v", &[]);
+    let daemon = daemon(&env, "v");
+    let below = File::open(dir.join("large")).expect("opening a file");
+    let mut written = File::create(dir.join("written")).expect("making a file");
+    env.cvs(["umount", "v", "--lazy"]).ok();
+    assert_eq!(tree(&dir).len(), 0);
+    let mut bytes = vec![0; 1 << 20];
+    below.read_exact_at(&mut bytes, 0).expect("reading from a hidden mount");
+    assert_eq!(bytes, [7; 1 << 20]);
+    written.write_all(b"late").expect("writing to a hidden mount");
+    // Its overlay is still written to.
+    env.cvs(["mount", "v", "mnt/v"]).code(4);
+    drop((below, written));
+    wait_gone(daemon);
+    mount(&env, "v", "v", &[]);
+    assert_eq!(read(dir.join("written")), b"late");
+}
+
+#[test]
+fn by_force_it_ends_at_once() {
+    let Some(env) = with_version() else { return };
+    let dir = mount(&env, "v", "v", &[]);
+    let daemon = daemon(&env, "v");
+    let below = File::open(dir.join("large")).expect("opening a file");
+    let written = File::create(dir.join("written")).expect("making a file");
+    written.write_all_at(b"synced", 0).and_then(|()| written.sync_all()).expect("writing");
+    let user = User::of(&env, &dir);
+    env.cvs(["umount", "v", "--force"]).ok();
+    assert!(!is_running(daemon));
+    let error = errno(below.read_at(&mut [0; 100], 0));
+    assert!([Errno::ENOTCONN as i32, Errno::ECONNABORTED as i32].contains(&error), "{error}");
+    drop((below, written, user));
+    mount(&env, "v", "v", &[]);
+    assert_eq!(read(dir.join("written")), b"synced");
+}
+
+#[test]
+fn a_dead_mount_is_told_and_cleared() {
+    let Some(env) = with_version() else { return };
+    let dir = mount(&env, "v", "v", &[]);
+    write(dir.join("written"), "here");
+    let kill_daemon = || kill_and_wait(daemon(&env, "v"), Signal::SIGKILL);
+    kill_daemon();
+    assert_eq!(errno(fs::read_dir(&dir)), Errno::ENOTCONN as i32);
+    let dead = mounts_of(&env, "v");
+    assert_eq!(
+        (&dead[0]["state"], &dead[0]["pid"], &dead[0]["mountpoint"], dead.len()),
+        (&json!("dead"), &json!(null), &json!(dir), 1)
+    );
+    // Nobody lives there who would need the version or hold the overlay.
+    let elsewhere = mount(&env, "v", "elsewhere", &[]);
+    umount(&env, &elsewhere);
+    umount(&env, &dir);
+    assert_eq!(tree(&dir).len(), 0);
+
+    mount(&env, "v", "v", &[]);
+    kill_daemon();
+    let done = env.cvs(["mount", "v", "mnt/v"]).ok();
+    assert_eq!(
+        env.redact(&done.stderr),
+        "cleared the dead mount at $TEST/mnt/v\nv is mounted at $TEST/mnt/v\n"
+    );
+    assert_eq!(mounts_of(&env, "v").len(), 1);
+    kill_daemon();
+    env.cvs(["umount", "v"]).ok();
+    assert_eq!(mounts_of(&env, "v").len(), 0);
+    env.cvs(["delete", "v"]).ok();
+}
+
+#[test]
+fn somebody_elses_umount_ends_the_daemon_too() {
+    let umount8 = Command::new("umount").arg("--version").stdout(Stdio::null()).status();
+    let umount8 = umount8.map(drop).map_err(|error| Missing(format!("umount ({error})")));
+    let Some(()) = available(umount8) else { return };
+    let Some(env) = with_version() else { return };
+    let dir = mount(&env, "v", "v", &[]);
+    let served_by = daemon(&env, "v");
+    write(dir.join("written"), "here");
+    let status = env.command("umount").arg(&dir).status().expect("starting umount");
+    assert!(status.success());
+    wait_gone(served_by);
+    mount(&env, "v", "v", &[]);
+    assert_eq!(read(dir.join("written")), b"here");
+    // So does the daemon end when it is asked by a signal.
+    let served_by = daemon(&env, "v");
+    kill(served_by, Signal::SIGTERM).expect("signalling the daemon");
+    wait_gone(served_by);
+    assert_eq!(tree(&dir).len(), 0);
+}
