@@ -2,7 +2,7 @@
 //!
 //! It is a cache and never truth. A hit must be confirmed by [`Transaction::has_blob`](crate::Transaction::has_blob)
 //! or `has_manifest`; a miss costs time only. So no call here fails: a file that is missing, foreign or damaged is
-//! replaced by an empty one.
+//! replaced by an empty one. It says so of itself until somebody who knows better has filled it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -13,6 +13,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::id::{BlobId, ManifestId};
 
 const SCHEMA_VERSION: i64 = 1;
+/// `application_id` of a filled index.
+const FILLED: i64 = 1;
 const SCHEMA: &str = "
     CREATE TABLE git(oid BLOB PRIMARY KEY, blob BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE sha256(sha256 BLOB PRIMARY KEY, blob BLOB NOT NULL) WITHOUT ROWID;
@@ -94,6 +96,17 @@ impl Index {
         self.run(|db| {
             db.execute("INSERT OR REPLACE INTO source VALUES (?1, ?2)", params![key, manifest.as_bytes()])
         });
+    }
+
+    /// True once [`Self::mark_filled`] was called for this file; false after it began empty.
+    pub fn is_filled(&self) -> bool {
+        self.run(|db| db.query_row("PRAGMA application_id", [], |row| row.get::<_, i64>(0)))
+            .is_some_and(|id| id == FILLED)
+    }
+
+    /// Says that whatever can be known without it was put in.
+    pub fn mark_filled(&self) {
+        self.run(|db| db.pragma_update(None, "application_id", FILLED));
     }
 
     /// Checks the file itself and returns every object it speaks of; none when it was damaged and has been replaced.
@@ -242,6 +255,9 @@ mod tests {
         assert_eq!(index.git_blobs(&[[8; 20], [7; 20]]), [None, Some(blob)]);
         assert_eq!(index.by_sha256(&[1; 32]), Some(blob));
         assert_eq!(index.source("git:1"), Some(ManifestId::of(b"m")));
+        assert!(!index.is_filled());
+        index.mark_filled();
+        assert!(index.is_filled() && Index::new(index.path.clone()).is_filled());
         index.forget(&[*blob.as_bytes()], &[]);
         assert_eq!(index.by_sha256(&[1; 32]), None);
     }
@@ -257,7 +273,9 @@ mod tests {
         ] {
             std::fs::write(&path, content).unwrap();
             let index = Index::new(path.clone());
+            assert!(!index.is_filled());
             index.put_sha256(&[1; 32], &BlobId::of(b"x"));
+            index.mark_filled();
             assert_eq!(index.by_sha256(&[1; 32]), Some(BlobId::of(b"x")));
         }
         let foreign = Connection::open(&path).unwrap();

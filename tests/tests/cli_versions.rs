@@ -214,6 +214,7 @@ fn an_index_of_garbage_is_replaced() {
     assert_eq!(report["damage"], json!([]));
     let report = world.cvs(&["fsck", "--rebuild-index", "--json"]).ok().json();
     assert_eq!(report["index"]["state"], "cleared");
+    assert!(report["refill"]["git_blobs"].as_u64().is_some_and(|files| files > 0), "{report}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod workspace;
 pub use error::{MountRef, Origin, Problem, SourceFailure, SpecError, VersionsError};
 pub use workspace::{
     CommitRef, CreateOptions, CreateReport, DeleteOptions, DeleteReport, Event, Events, LockOptions,
-    LockReport, LockState, NodeSummary, OverlayReport, PartReport, PartState, Ready, Refreshed,
+    LockReport, LockState, NodeSummary, OverlayReport, PartReport, PartState, Ready, RefillStats, Refreshed,
     RepairOptions, RepairReport, Repaired, RepairedObject, ReportPart, Update, ValidateOptions,
     ValidateReport, VersionSummary, Why, Workspace,
 };

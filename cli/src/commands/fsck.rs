@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::Args;
 use cvs_store::{Damage, DamageKind, Fsck, FsckEvent, FsckReport, IndexState};
-use cvs_versions::{Event, RepairOptions, RepairReport, Repaired};
+use cvs_versions::{Event, RefillStats, RepairOptions, RepairReport, Repaired};
 
 use crate::activity::Activity;
 use crate::context::Context;
@@ -26,22 +26,23 @@ pub(crate) struct FsckArgs {
     #[arg(long, requires = "repair")]
     offline: bool,
 
-    /// Make the index anew. It is a cache; nothing is lost.
+    /// Make the index anew from what the versions and the store know. It is a cache; nothing is lost.
     #[arg(long)]
     rebuild_index: bool,
 }
 
 pub(crate) fn run(context: &Context, args: &FsckArgs) -> Result<Exit, CliError> {
     let report = check(context, args)?;
+    let refill = refill(context, args)?;
     let repair = match args.repair && !report.damage.is_empty() {
         true => Some(repair(context, args, &report)?),
         false => None,
     };
     let output = context.output();
     if output.is_json() {
-        output.json(&Outcome { report: &report, repair: repair.as_ref() })?;
+        output.json(&Outcome { report: &report, refill: refill.as_ref(), repair: repair.as_ref() })?;
     } else {
-        output.text(&text(&report, repair.as_ref()))?;
+        output.text(&text(&report, refill.as_ref(), repair.as_ref()))?;
     }
     if report.damage.is_empty() {
         return Ok(Exit::Ok);
@@ -65,7 +66,17 @@ pub(crate) fn run(context: &Context, args: &FsckArgs) -> Result<Exit, CliError> 
 struct Outcome<'a> {
     #[serde(flatten)]
     report: &'a FsckReport,
+    refill: Option<&'a RefillStats>,
     repair: Option<&'a RepairReport>,
+}
+
+/// Fills an index that begins empty.
+fn refill(context: &Context, args: &FsckArgs) -> Result<Option<RefillStats>, CliError> {
+    let workspace = context.workspace()?;
+    if workspace.store().index().is_filled() {
+        return Ok(None);
+    }
+    Ok(Some(workspace.refill_index(args.rebuild_index, context.cancel())?))
 }
 
 fn repair(context: &Context, args: &FsckArgs, report: &FsckReport) -> Result<RepairReport, CliError> {
@@ -98,7 +109,7 @@ fn check(context: &Context, args: &FsckArgs) -> Result<FsckReport, CliError> {
     Ok(fsck.run()?)
 }
 
-fn text(report: &FsckReport, repair: Option<&RepairReport>) -> String {
+fn text(report: &FsckReport, refill: Option<&RefillStats>, repair: Option<&RepairReport>) -> String {
     let mut text = String::new();
     for damage in &report.damage {
         describe(damage, &mut text);
@@ -114,10 +125,18 @@ fn text(report: &FsckReport, repair: Option<&RepairReport>) -> String {
         format::bytes(report.bytes),
         format::counted(report.roots, "version"),
     );
-    match report.index {
-        IndexState::Sound { .. } => {}
-        IndexState::Replaced => text.push_str("the index was damaged and is made anew\n"),
-        IndexState::Cleared => text.push_str("the index is made anew\n"),
+    let state = match report.index {
+        IndexState::Sound { .. } => None,
+        IndexState::Replaced => Some("the index was damaged and is made anew"),
+        IndexState::Cleared => Some("the index is made anew"),
+    };
+    if let Some(state) = state {
+        text.push_str(state);
+        if let Some(RefillStats { commits, models, git_blobs }) = refill {
+            let (commits, models) = (format::counted(*commits, "commit"), format::counted(*models, "model"));
+            let _ = write!(text, ": {commits}, {models}, {}", format::counted(*git_blobs, "file"));
+        }
+        text.push('\n');
     }
     match report.damage.len() as u64 {
         0 => text.push_str("no damage\n"),
@@ -200,22 +219,23 @@ mod tests {
             objects: vec![object(wrong, lost), object(gone, Repaired::Unneeded)],
             new_bytes: 0,
         };
+        let refill = RefillStats { commits: 1, models: 2, git_blobs: 0 };
         assert_eq!(
-            text(&report, Some(&repair)),
+            text(&report, Some(&refill), Some(&repair)),
             format!(
                 "blob {wrong}: its 5 bytes have another hash\n  \
                    hurts wan:\n    models/vae/x\n  set aside as /h/quarantine/x\n  lost\n    \
                      models[0].source: gone\n    for good\n\
                  blob {gone}: is missing\n  hurts no version\n  not needed\n\
                  checked 1,200 blobs and 1 manifest, 3.00 MiB, for 2 versions\n\
-                 the index was damaged and is made anew\n\
+                 the index was damaged and is made anew: 1 commit, 2 models, 0 files\n\
                  damage: 2 objects\n"
             )
         );
         report.damage.clear();
         report.index = IndexState::Sound { stale: 3 };
         assert_eq!(
-            text(&report, None),
+            text(&report, None, None),
             "checked 1,200 blobs and 1 manifest, 3.00 MiB, for 2 versions\nno damage\n"
         );
     }

@@ -62,6 +62,7 @@ impl Workspace {
         fetch: bool,
         options: &LockOptions<'_>,
     ) -> Result<Built, VersionsError> {
+        self.refill_when_empty(options.cancel);
         jobs::with_stop(options.cancel, |stop| {
             let fetcher = Fetcher {
                 store: &self.store,

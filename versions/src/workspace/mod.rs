@@ -11,6 +11,7 @@ mod fetch;
 mod jobs;
 mod lock;
 mod options;
+mod refill;
 mod repair;
 mod validate;
 mod versions;
@@ -21,6 +22,7 @@ use cvs_store::{Store, StoreError};
 
 pub use self::event::{Event, Events, Why};
 pub use self::options::{CreateOptions, CreateReport, LockOptions, LockReport, Ready, Refreshed, Update};
+pub use self::refill::RefillStats;
 pub use self::repair::{RepairOptions, RepairReport, Repaired, RepairedObject};
 pub use self::validate::{PartReport, PartState, ReportPart, ValidateOptions, ValidateReport};
 pub use self::versions::{

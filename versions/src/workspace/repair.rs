@@ -89,6 +89,7 @@ impl Workspace {
         options: &RepairOptions<'_>,
     ) -> Result<RepairReport, VersionsError> {
         let hurt: BTreeSet<&String> = report.damage.iter().flat_map(|damage| damage.hurts.keys()).collect();
+        self.refill_when_empty(options.cancel);
         let mut outcome = RepairReport::default();
         let mut failures: BTreeMap<&String, Vec<String>> = BTreeMap::new();
         for name in hurt {

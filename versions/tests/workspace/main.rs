@@ -2,6 +2,7 @@
 
 mod create;
 mod lock;
+mod refill;
 mod repair;
 mod validate;
 mod whole;

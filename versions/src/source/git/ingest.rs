@@ -15,7 +15,7 @@ use super::lfs::{self, Pointer, Wanted};
 use super::location::GitUrl;
 use super::scratch::Scratch;
 use super::tree::{self, Listing};
-use super::{GitIngest, GitStats};
+use super::{GitIngest, GitStats, source_key};
 use crate::source::error::SourceError;
 use crate::source::event::{SourceEvent, SourceOptions};
 
@@ -87,7 +87,7 @@ impl Ingest<'_> {
     }
 
     fn cached(&self, commit: Oid) -> Result<Option<ManifestId>, SourceError> {
-        self.known(&key(commit))
+        self.known(&source_key(&commit.to_string()))
     }
 
     fn known(&self, key: &str) -> Result<Option<ManifestId>, SourceError> {
@@ -109,7 +109,7 @@ impl Ingest<'_> {
             .map_err(failed)?;
         }
         let manifest = self.transaction.put_manifest(builder)?;
-        self.store.index().put_source(&key(commit), &manifest);
+        self.store.index().put_source(&source_key(&commit.to_string()), &manifest);
         Ok(manifest)
     }
 
@@ -238,10 +238,6 @@ impl Ingest<'_> {
             None => Ok(results.into_inner().unwrap_or_else(PoisonError::into_inner)),
         }
     }
-}
-
-fn key(commit: Oid) -> String {
-    format!("git:{commit}")
 }
 
 /// Under which the index knows the manifest that has a submodule's commit at `path`. A path that is no text has none:

@@ -106,5 +106,10 @@ pub fn ingest(
     ingest::Ingest { store: transaction.store(), transaction, options }.run(&location, id, reference)
 }
 
+/// Under which the index knows the manifest of a commit.
+pub(crate) fn source_key(commit: &str) -> String {
+    format!("git:{commit}")
+}
+
 #[cfg(test)]
 mod tests;
