@@ -62,13 +62,13 @@ pub enum SourceEvent<'a> {
         /// Why it starts anew.
         reason: &'a str,
     },
-    /// Bytes are arriving over HTTP.
+    /// Bytes of one file are arriving, over HTTP or from this machine.
     Receive {
-        /// The address.
+        /// The address or the path.
         url: &'a str,
-        /// Bytes on disk, resumed ones included.
+        /// Bytes so far, resumed ones included.
         bytes: u64,
-        /// The whole length, when the server told it.
+        /// The whole length, when it is known.
         total: Option<u64>,
     },
     /// An attempt failed and will be repeated.

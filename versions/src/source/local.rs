@@ -13,13 +13,16 @@ use url::Url;
 
 use super::digest::{Digester, Digests, Expected};
 use super::error::{IoContext, SourceError};
-use super::event::SourceOptions;
+use super::event::{SourceEvent, SourceOptions};
 use super::http::FetchedFile;
 use super::redact::redact;
 
 /// Read at once: small enough to stay in the cache, and to be hashed on this thread alone while the store uses the
 /// others.
 const BUFFER: usize = 256 << 10;
+
+/// Between two tellings of progress.
+const STEP: u64 = 8 << 20;
 
 /// The path of a plain path or `file://` address; none for any other address. A relative path is taken as it is.
 pub fn local_path(source: &str) -> Result<Option<PathBuf>, SourceError> {
@@ -54,7 +57,7 @@ pub fn ingest(
     expected.verify_size(before.len(), &subject)?;
     // A checksum that is to be verified comes first: what is wrong never reaches the store, nor leaves its old place.
     if expected.has_checksum() {
-        let digests = digest(file, path, expected.md5.is_some(), options)?;
+        let digests = digest(file, path, before.len(), expected.md5.is_some(), options)?;
         unchanged(&before, path)?;
         expected.verify(&digests, &subject)?;
         let known = store.index().by_sha256(&digests.sha256) == Some(digests.blob);
@@ -69,7 +72,7 @@ pub fn ingest(
         return Ok(FetchedFile { blob: stored.id, size: stored.size, sha256: digests.sha256, received: 0 });
     }
     let (digests, stored) = std::thread::scope(|scope| {
-        let digests = scope.spawn(|| digest(file, path, false, options));
+        let digests = scope.spawn(|| digest(file, path, before.len(), false, options));
         let stored = transaction.put_file(path, intake).map_err(SourceError::from);
         let digests = digests.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok::<_, SourceError>((digests?, stored?))
@@ -84,16 +87,26 @@ pub fn ingest(
 fn digest(
     mut file: File,
     path: &Path,
+    len: u64,
     with_md5: bool,
     options: &SourceOptions<'_>,
 ) -> Result<Digests, SourceError> {
     let mut digester = Digester::new(with_md5);
     let mut buffer = vec![0; BUFFER];
+    let shown = path.display().to_string();
+    let mut told = 0;
     loop {
         options.check_cancel()?;
         match file.read(&mut buffer) {
             Ok(0) => return Ok(digester.finish()),
-            Ok(n) => digester.update(&buffer[..n]),
+            Ok(n) => {
+                digester.update(&buffer[..n]);
+                let bytes = digester.size();
+                if bytes >= told + STEP || bytes == len {
+                    told = bytes;
+                    options.event(SourceEvent::Receive { url: &shown, bytes, total: Some(len) });
+                }
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error).at("reading", path),
         }
@@ -156,6 +169,26 @@ mod tests {
         assert_eq!(store.index().by_sha256(&right.sha256.unwrap()), Some(BlobId::of(b"abc")));
         run(&right, Intake::Move).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn progress_is_told_to_the_last_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("home")).unwrap();
+        let path = dir.path().join("large");
+        let len = 2 * STEP + 1;
+        File::create(&path).unwrap().set_len(len).unwrap();
+        let told = std::sync::Mutex::new(Vec::new());
+        let listen = |event: SourceEvent<'_>| {
+            if let SourceEvent::Receive { bytes, total, .. } = event {
+                told.lock().unwrap().push((bytes, total));
+            }
+        };
+        let options = SourceOptions { events: &listen, ..SourceOptions::default() };
+        let transaction = store.begin("test").unwrap();
+        ingest(&store, &transaction, &path, &Expected::default(), Intake::Copy, &options).unwrap();
+        let expected = [STEP, 2 * STEP, len].map(|bytes| (bytes, Some(len)));
+        assert_eq!(told.into_inner().unwrap(), expected);
     }
 
     #[test]

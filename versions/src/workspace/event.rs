@@ -66,9 +66,9 @@ pub enum Event<'a> {
         /// Their bytes.
         bytes: u64,
     },
-    /// A check is done with one blob.
+    /// A check is done with so many more bytes, of whichever blob.
     Checked {
-        /// Its size in bytes.
+        /// Bytes.
         bytes: u64,
     },
 }

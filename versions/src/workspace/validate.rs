@@ -266,8 +266,12 @@ impl Check<'_> {
         let checked: Result<Vec<Option<(BlobId, Fault)>>, StoreError> = blobs
             .into_par_iter()
             .map_init(Vec::new, |buffer, (id, size)| {
-                let fault = self.fault(&id, size, buffer)?;
-                events(Event::Checked { bytes: size });
+                let mut told = 0;
+                let fault = self.fault(&id, size, buffer, &mut |bytes| {
+                    told += bytes;
+                    events(Event::Checked { bytes });
+                })?;
+                events(Event::Checked { bytes: size.saturating_sub(told) });
                 Ok(fault.map(|fault| (id, fault)))
             })
             .collect();
@@ -275,7 +279,14 @@ impl Check<'_> {
         Ok(checked.into_iter().flatten().collect())
     }
 
-    fn fault(&self, id: &BlobId, size: u64, buffer: &mut Vec<u8>) -> Result<Option<Fault>, StoreError> {
+    /// What is wrong with one blob. Tells `read` of the bytes that it had to read.
+    fn fault(
+        &self,
+        id: &BlobId,
+        size: u64,
+        buffer: &mut Vec<u8>,
+        read: &mut dyn FnMut(u64),
+    ) -> Result<Option<Fault>, StoreError> {
         let cancelled = || self.options.cancel.load(Ordering::Relaxed);
         if cancelled() {
             return Err(StoreError::Interrupted);
@@ -297,7 +308,10 @@ impl Check<'_> {
         loop {
             match file.read(buffer) {
                 Ok(0) => break,
-                Ok(n) => hasher.update_rayon(&buffer[..n]),
+                Ok(n) => {
+                    hasher.update_rayon(&buffer[..n]);
+                    read(n as u64);
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 // A disk that cannot give the bytes back is damage, not a reason to stop.
                 Err(_) => return Ok(Some(Fault::Damaged)),
