@@ -18,6 +18,7 @@ mod png;
 mod python;
 mod safetensors;
 mod sandbox;
+mod tools;
 mod wait;
 
 pub use comfy_process::{ComfyProcess, Event, Finished, Launch};
@@ -32,6 +33,7 @@ pub use png::Png;
 pub use python::Python;
 pub use safetensors::safetensors;
 pub use sandbox::{CvsCommand, Output, TestEnvironment};
+pub use tools::tool;
 pub use wait::{free_port, wait_for, wait_until};
 
 use std::io::Write;
