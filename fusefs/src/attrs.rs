@@ -28,14 +28,16 @@ impl Overlay {
             let tree = self.read();
             self.kind(&tree, ino)?
         };
-        match (kind, change.size) {
+        let cut = match (kind, change.size) {
             (Kind::File, Some(size)) => self.copy_up(ino, size)?,
             (_, Some(_)) => return Err(FsError::Invalid),
-            (_, None) => self.copy_up_any(ino)?,
-        }
+            (_, None) => self.copy_up_any(ino).map(|()| false)?,
+        };
         if let Some(size) = change.size {
             let file = self.file(ino)?.ok_or(FsError::BadView)?;
-            disk::ftruncate(&*file, size).map_err(FsError::upper("truncate"))?;
+            if !cut {
+                disk::ftruncate(&*file, size).map_err(FsError::upper("truncate"))?;
+            }
             if caller.uid != 0 {
                 self.drop_privileges_of(&file)?;
             }

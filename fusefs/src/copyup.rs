@@ -97,9 +97,9 @@ impl Overlay {
         })
     }
 
-    /// Gives a node that is no directory a place in the upper layer, with the first `keep` bytes of its content. The
-    /// caller does not have the table: contents are copied here.
-    pub(crate) fn copy_up(&self, ino: Ino, keep: u64) -> Result<(), FsError> {
+    /// Gives a node that is no directory a place in the upper layer, with the first `keep` bytes of its content; true
+    /// when that cut it off, and so changed it. The caller does not have the table: contents are copied here.
+    pub(crate) fn copy_up(&self, ino: Ino, keep: u64) -> Result<bool, FsError> {
         let upper = self.writable()?;
         {
             let mut copying = self.copying.lock().unwrap_or_else(|e| e.into_inner());
@@ -115,12 +115,12 @@ impl Overlay {
     }
 
     /// Copies up while no other thread copies the same node.
-    fn copy_up_alone(&self, upper: &Upper, ino: Ino, keep: u64) -> Result<(), FsError> {
+    fn copy_up_alone(&self, upper: &Upper, ino: Ino, keep: u64) -> Result<bool, FsError> {
         let id = {
             let tree = self.read();
             match self.place(&tree, ino)? {
                 Place::Lower(id) => id,
-                Place::Upper { .. } | Place::Pinned(_) => return Ok(()),
+                Place::Upper { .. } | Place::Pinned(_) => return Ok(false),
             }
         };
         let attr = self.getattr(ino)?;
@@ -136,7 +136,7 @@ impl Overlay {
         if made.is_err() {
             upper.retire(&temporary);
         }
-        made
+        made.map(|()| attr.kind == Kind::File && keep < attr.size)
     }
 
     /// Makes the copy in `work/`, complete with owner, mode and times.
@@ -167,7 +167,11 @@ impl Overlay {
             }
         }
         upper.set_mode(&NodePath::of(&file), Kind::File, attr.perm)?;
-        disk::futimens(&file, &times_of(attr)).map_err(&failed)?;
+        let mut times = times_of(attr);
+        if keep < attr.size {
+            times.last_modification.tv_nsec = rustix::fs::UTIME_NOW;
+        }
+        disk::futimens(&file, &times).map_err(&failed)?;
         if upper.durable && keep > 0 {
             // The view's file was on disk; its copy must be before it takes the name.
             disk::fdatasync(&file).map_err(&failed)?;
@@ -235,7 +239,7 @@ impl Overlay {
         match kind {
             _ if done => Ok(()),
             Kind::Dir => self.copy_up_dir(&mut self.write(), ino),
-            _ => self.copy_up(ino, u64::MAX),
+            _ => self.copy_up(ino, u64::MAX).map(drop),
         }
     }
 }

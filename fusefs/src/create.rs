@@ -36,9 +36,11 @@ impl Overlay {
         }
         let whiteout = tree.nodes.get(&parent).is_some_and(|node| node.dir.entries.contains_key(name));
         let kind = what.kind();
+        // As mkdir(2): the other bits come from the parent alone.
+        let mode = if kind == Kind::Dir { mode & 0o1777 } else { mode & 0o7777 };
         let direct = !whiteout
             && (caller.uid, caller.gid) == (upper.uid, upper.gid)
-            && upper.shows_on_disk(kind, mode & 0o7777);
+            && upper.shows_on_disk(kind, mode);
         let file = if direct {
             make_at(&dir, name, what, mode)?
         } else {
@@ -97,7 +99,7 @@ impl Overlay {
             if !matches!(what, Make::Symlink(_)) {
                 // Changing the owner clears setuid and setgid.
                 let at = NodePath::named(&upper.work, temporary.as_bytes());
-                upper.set_mode(&at, what.kind(), mode & 0o7777)?;
+                upper.set_mode(&at, what.kind(), mode)?;
             }
             let flags = match (whiteout, what) {
                 (true, Make::Dir) => RenameFlags::EXCHANGE,
@@ -180,7 +182,7 @@ struct Source {
 
 /// Makes something that belongs to this process; a file stays open.
 fn make_at(dir: &OwnedFd, name: &[u8], what: Make<'_>, mode: u32) -> Result<Option<File>, FsError> {
-    let bits = Mode::from_raw_mode(mode & 0o7777);
+    let bits = Mode::from_raw_mode(mode);
     match what {
         Make::File => disk::create(dir, name, bits).map(|file| Some(file.into())),
         Make::Dir => disk::mkdirat(dir, name, bits).map(|()| None),

@@ -12,6 +12,8 @@ mod attach;
 mod attrs;
 mod blobs;
 mod copyup;
+#[cfg(test)]
+mod crash;
 mod create;
 mod data;
 mod disk;
@@ -23,10 +25,18 @@ mod names;
 mod overlay;
 mod remove;
 mod rename;
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../tests/it/support.rs"]
+mod support;
 mod sys;
 mod tree;
 mod types;
 mod upper;
+
+/// What the tests of the outside use, the tests inside use too.
+#[cfg(test)]
+extern crate self as cvs_fusefs;
 
 pub use error::{FsError, MountError};
 pub use mount::{Mount, MountOptions, SUBTYPE};

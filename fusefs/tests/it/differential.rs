@@ -27,6 +27,7 @@ const NAMES: [&[u8]; 6] = [b"a", b"b", b"c", b"d", b"\xff\xfe\n", &[b'n'; 255]];
 /// Lower trees that are made; a case runs over one.
 const TREES: u8 = 12;
 const HANDLES: usize = 4;
+const NOBODY: u32 = 65_534;
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -65,7 +66,10 @@ fn paths() -> impl Strategy<Value = PathOf> {
 }
 
 fn modes() -> impl Strategy<Value = u32> {
+    // Only root can look into the plain directory whatever its modes are.
+    let own = if me().uid == 0 { 0 } else { 0o700 };
     prop::sample::select(vec![0o644, 0o755, 0o600, 0o444, 0o000, 0o4755, 0o1777])
+        .prop_map(move |mode| mode | own)
 }
 
 fn ops() -> impl Strategy<Value = Op> {
@@ -164,9 +168,15 @@ struct Case<'w> {
     world: &'w World,
     tree: &'w Lower,
     upper: String,
+    /// Serves the overlay, when it is not root, who has the plain directory.
+    user: Option<u32>,
     plain: Plain,
     overlay: Option<Overlay>,
     handles: [Option<Handle>; HANDLES],
+}
+
+fn open(world: &World, tree: &Lower, upper: &str, user: Option<u32>) -> Overlay {
+    as_user(user, || world.overlay(tree.view(world), upper))
 }
 
 type Outcome = Result<(), i32>;
@@ -179,9 +189,24 @@ fn ours<T>(result: Result<T, FsError>) -> Outcome {
     result.map(drop).map_err(|error| error.errno())
 }
 
+/// Runs what belongs to the overlay, as the user that serves it.
+fn as_user<T>(user: Option<u32>, body: impl FnOnce() -> T) -> T {
+    use rustix::fs::Uid;
+    let become_user = |uid| rustix::thread::set_thread_res_uid(None, Some(Uid::from_raw(uid)), None).unwrap();
+    let Some(user) = user else { return body() };
+    become_user(user);
+    let done = body();
+    become_user(0);
+    done
+}
+
 impl Case<'_> {
     fn overlay(&self) -> &Overlay {
         self.overlay.as_ref().unwrap()
+    }
+
+    fn ours<T>(&self, operation: impl FnOnce() -> Result<T, FsError>) -> Outcome {
+        ours(as_user(self.user, operation))
     }
 
     fn dir(&self, names: &[&[u8]]) -> Result<Ino, FsError> {
@@ -207,7 +232,8 @@ impl Case<'_> {
             Make::Symlink(target) => rustix::fs::symlinkat(target, dir, last),
             Make::Special(..) => rustix::fs::mknodat(dir, last, FileType::Fifo, bits, 0),
         }));
-        let found = ours(self.dir(&dirs).and_then(|dir| self.overlay().make(dir, last, what, mode, me())));
+        let found =
+            self.ours(|| self.dir(&dirs).and_then(|dir| self.overlay().make(dir, last, what, mode, me())));
         (expected, found)
     }
 
@@ -242,21 +268,21 @@ impl Case<'_> {
                 let ino = node!(path, FILE);
                 let (data, offset) = (bytes(*offset, usize::from(*len)), u64::from(*offset));
                 self.plain.file(path).write_all_at(&data, offset).unwrap();
-                (Ok(()), ours(self.overlay().write_at(ino, offset, &data, false)))
+                (Ok(()), self.ours(|| self.overlay().write_at(ino, offset, &data, false)))
             }
             Op::Truncate(path, size) => {
                 let ino = node!(path, FILE);
                 let size = u64::from(*size);
                 self.plain.file(path).set_len(size).unwrap();
                 let change = SetAttr { size: Some(size), ..SetAttr::default() };
-                (Ok(()), ours(self.overlay().setattr(ino, change, me())))
+                (Ok(()), self.ours(|| self.overlay().setattr(ino, change, me())))
             }
             Op::Allocate(path, offset) => {
                 let ino = node!(path, FILE);
                 let offset = u64::from(*offset);
                 let flags = rustix::fs::FallocateFlags::empty();
                 let expected = rustix::fs::fallocate(self.plain.file(path), flags, offset, 100);
-                (plain(expected), ours(self.overlay().fallocate(ino, offset, 100, 0)))
+                (plain(expected), self.ours(|| self.overlay().fallocate(ino, offset, 100, 0)))
             }
             Op::Chmod(path, mode) => {
                 let ino = node!(path, &[Kind::File, Kind::Dir, Kind::Fifo]);
@@ -265,10 +291,10 @@ impl Case<'_> {
                 let expected =
                     rustix::fs::chmodat(self.plain.dir(&dirs).unwrap(), last, bits, AtFlags::empty());
                 let change = SetAttr { perm: Some(*mode), ..SetAttr::default() };
-                (plain(expected), ours(self.overlay().setattr(ino, change, me())))
+                (plain(expected), self.ours(|| self.overlay().setattr(ino, change, me())))
             }
             Op::Chown(path, owner) => {
-                if me().uid != 0 {
+                if self.user.is_some() || me().uid != 0 {
                     return NOTHING;
                 }
                 let ino = node!(path, &[Kind::File, Kind::Dir, Kind::Fifo, Kind::Symlink]);
@@ -277,14 +303,14 @@ impl Case<'_> {
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
                 let expected = rustix::fs::chownat(self.plain.dir(&dirs).unwrap(), last, uid, None, flags);
                 let change = SetAttr { uid: Some(*owner), ..SetAttr::default() };
-                (plain(expected), ours(self.overlay().setattr(ino, change, me())))
+                (plain(expected), self.ours(|| self.overlay().setattr(ino, change, me())))
             }
             Op::Utimens(path, seconds) => {
                 let ino = node!(path, &[Kind::File, Kind::Dir, Kind::Fifo, Kind::Symlink]);
                 let (dirs, last) = split(path);
                 let expected = set_mtime(self.plain.dir(&dirs).unwrap(), last, (*seconds, 7));
                 let change = SetAttr { mtime: Some(SetTime::To((*seconds, 7))), ..SetAttr::default() };
-                (plain(expected), ours(self.overlay().setattr(ino, change, me())))
+                (plain(expected), self.ours(|| self.overlay().setattr(ino, change, me())))
             }
             Op::Rename(from, to, mode) => {
                 // The kernel answers these by itself: one is inside of the other.
@@ -300,10 +326,10 @@ impl Case<'_> {
                 let expected = self.plain.dir(&from_dirs).and_then(|from_dir| {
                     rustix::fs::renameat_with(from_dir, from, self.plain.dir(&to_dirs)?, to, flags)
                 });
-                let found = self.dir(&from_dirs).and_then(|from_dir| {
-                    self.overlay().rename(from_dir, from, self.dir(&to_dirs)?, to, mode)
+                let found = self.ours(|| {
+                    self.overlay().rename(self.dir(&from_dirs)?, from, self.dir(&to_dirs)?, to, mode)
                 });
-                (plain(expected), ours(found))
+                (plain(expected), found)
             }
             Op::Link(from, to) => {
                 // Of two reasons to refuse, the kernel has looked at the target first.
@@ -316,20 +342,26 @@ impl Case<'_> {
                     let to_dir = self.plain.dir(&to_dirs)?;
                     rustix::fs::linkat(from_dir, from_name, to_dir, to, AtFlags::empty())
                 });
-                let found = self.node(from).and_then(|ino| self.overlay().link(ino, self.dir(&to_dirs)?, to));
-                (plain(expected), ours(found))
+                let found = self.ours(|| self.overlay().link(self.node(from)?, self.dir(&to_dirs)?, to));
+                (plain(expected), found)
             }
             Op::Unlink(path) => {
                 let (dirs, last) = split(path);
                 let expected =
                     self.plain.dir(&dirs).and_then(|dir| rustix::fs::unlinkat(dir, last, AtFlags::empty()));
-                (plain(expected), ours(self.dir(&dirs).and_then(|dir| self.overlay().unlink(dir, last))))
+                (
+                    plain(expected),
+                    self.ours(|| self.dir(&dirs).and_then(|dir| self.overlay().unlink(dir, last))),
+                )
             }
             Op::Rmdir(path) => {
                 let (dirs, last) = split(path);
                 let expected =
                     self.plain.dir(&dirs).and_then(|dir| rustix::fs::unlinkat(dir, last, AtFlags::REMOVEDIR));
-                (plain(expected), ours(self.dir(&dirs).and_then(|dir| self.overlay().rmdir(dir, last))))
+                (
+                    plain(expected),
+                    self.ours(|| self.dir(&dirs).and_then(|dir| self.overlay().rmdir(dir, last))),
+                )
             }
             Op::Setxattr(path, reserved, value) => {
                 let ino = node!(path, PLAIN);
@@ -337,21 +369,24 @@ impl Case<'_> {
                 let (dirs, last) = split(path);
                 let at = proc_path(&self.plain.dir(&dirs).unwrap(), last);
                 let expected = rustix::fs::lsetxattr(at.1, attribute, &value, XattrFlags::empty());
-                (plain(expected), ours(self.overlay().setxattr(ino, attribute.as_bytes(), &value, 0)))
+                (plain(expected), self.ours(|| self.overlay().setxattr(ino, attribute.as_bytes(), &value, 0)))
             }
             Op::Removexattr(path, reserved) => {
                 let ino = node!(path, PLAIN);
                 let (dirs, last) = split(path);
                 let at = proc_path(&self.plain.dir(&dirs).unwrap(), last);
                 let expected = rustix::fs::lremovexattr(at.1, attribute(*reserved));
-                (plain(expected), ours(self.overlay().removexattr(ino, attribute(*reserved).as_bytes())))
+                (
+                    plain(expected),
+                    self.ours(|| self.overlay().removexattr(ino, attribute(*reserved).as_bytes())),
+                )
             }
             Op::List(path) => {
                 let ino = node!(path, &[Kind::Dir]);
                 let (mut dirs, last) = split(path);
                 dirs.push(last);
                 let expected = names_of(&self.plain.dir(&dirs).unwrap());
-                let found = list(self.overlay(), ino).unwrap();
+                let found = as_user(self.user, || list(self.overlay(), ino)).unwrap();
                 let found: Vec<Vec<u8>> = found.into_iter().map(|entry| entry.name.into()).collect();
                 assert_eq!(expected, found);
                 NOTHING
@@ -378,13 +413,13 @@ impl Case<'_> {
                 let Some(handle) = &self.handles[usize::from(*index)] else { return NOTHING };
                 let data = bytes(*offset, 50);
                 handle.plain.write_all_at(&data, u64::from(*offset)).unwrap();
-                (Ok(()), ours(self.overlay().write_at(handle.ino, u64::from(*offset), &data, false)))
+                (Ok(()), self.ours(|| self.overlay().write_at(handle.ino, u64::from(*offset), &data, false)))
             }
             Op::HandleTruncate(index, size) => {
                 let Some(handle) = &self.handles[usize::from(*index)] else { return NOTHING };
                 handle.plain.set_len(u64::from(*size)).unwrap();
                 let change = SetAttr { size: Some(u64::from(*size)), ..SetAttr::default() };
-                (Ok(()), ours(self.overlay().setattr(handle.ino, change, me())))
+                (Ok(()), self.ours(|| self.overlay().setattr(handle.ino, change, me())))
             }
             Op::HandleRead(index) => {
                 let Some(handle) = &self.handles[usize::from(*index)] else { return NOTHING };
@@ -395,7 +430,7 @@ impl Case<'_> {
                 let Some(handle) = &self.handles[usize::from(*index)] else { return NOTHING };
                 let expected = rustix::fs::fchmod(&handle.plain, Mode::from_raw_mode(*mode));
                 let change = SetAttr { perm: Some(*mode), ..SetAttr::default() };
-                (plain(expected), ours(self.overlay().setattr(handle.ino, change, me())))
+                (plain(expected), self.ours(|| self.overlay().setattr(handle.ino, change, me())))
             }
             Op::HandleClose(index) => {
                 if let Some(handle) = self.handles[usize::from(*index)].take() {
@@ -413,14 +448,14 @@ impl Case<'_> {
             }
         }
         self.overlay = None;
-        self.overlay = Some(self.world.overlay(self.tree.view(self.world), &self.upper));
+        self.overlay = Some(open(self.world, self.tree, &self.upper, self.user));
     }
 
     fn compare(&self, file: &File, ino: Ino) {
         let meta = file.metadata().unwrap();
         let mut expected = vec![0; meta.len() as usize];
         file.read_exact_at(&mut expected, 0).unwrap();
-        assert_eq!(content(self.overlay(), ino).unwrap(), expected);
+        assert_eq!(as_user(self.user, || content(self.overlay(), ino)).unwrap(), expected);
         let attr = self.overlay().getattr(ino).unwrap();
         assert_eq!((attr.perm, u64::from(attr.nlink)), (meta.mode() & 0o7777, meta.nlink()));
     }
@@ -620,7 +655,7 @@ fn world() -> &'static (World, Vec<Lower>) {
     })
 }
 
-fn check(seed: u8, ops: &[Op]) -> Result<(), TestCaseError> {
+fn check(user: Option<u32>, seed: u8, ops: &[Op]) -> Result<(), TestCaseError> {
     static NEXT: Mutex<u32> = Mutex::new(0);
     let number = {
         let mut next = NEXT.lock().unwrap();
@@ -636,16 +671,19 @@ fn check(seed: u8, ops: &[Op]) -> Result<(), TestCaseError> {
     // Times before this are set ones; the clock of files may lag by a tick.
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64 - 1;
     let upper = format!("upper-{number}");
+    std::fs::create_dir(world.beside(&upper)).unwrap();
+    std::os::unix::fs::chown(world.beside(&upper), user, None).unwrap();
     let mut case = Case {
         world,
         tree,
+        user,
         plain: Plain::open(&plain_root),
-        overlay: Some(world.overlay(tree.view(world), &upper)),
+        overlay: Some(open(world, tree, &upper, user)),
         handles: Default::default(),
         upper,
     };
     let same = |expected: &Shown, overlay: &Overlay, when: &str| {
-        let found = show(overlay, started);
+        let found = as_user(user, || show(overlay, started));
         prop_assert!(*expected == found, "{when}: {:#?}", difference(expected, &found));
         Ok(())
     };
@@ -674,6 +712,13 @@ proptest! {
 
     #[test]
     fn an_overlay_is_a_directory(seed in 0..TREES, ops in prop::collection::vec(ops(), 1..60)) {
-        check(seed, &ops)?;
+        check(None, seed, &ops)?;
+    }
+
+    #[test]
+    fn so_is_the_overlay_of_an_ordinary_user(seed in 0..TREES, ops in prop::collection::vec(ops(), 1..60)) {
+        if me().uid == 0 {
+            check(Some(NOBODY), seed, &ops)?;
+        }
     }
 }

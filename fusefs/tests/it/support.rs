@@ -18,6 +18,8 @@ impl World {
     pub(crate) fn new() -> Self {
         no_umask();
         let dir = tempfile::tempdir().unwrap();
+        // Some tests serve an overlay as somebody else.
+        rustix::fs::chmod(dir.path(), rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
         let store = Store::open(&dir.path().join("home")).unwrap();
         Self { dir, store }
     }
