@@ -313,7 +313,15 @@ fn hint_of_store(error: &StoreError) -> Option<String> {
         StoreError::DamagedManifest(_) => {
             Some("`cvs fsck --repair` sets damaged objects aside and brings them again".to_owned())
         }
-        StoreError::UnreadableRoot { source, .. } => hint_of_store(source),
+        StoreError::UnreadableRoot { root, source } => match **source {
+            StoreError::MissingManifest(_) => Some(format!(
+                "nothing was removed: `cvs lock {root}` brings what it needs, `cvs delete {root}` gives it up"
+            )),
+            StoreError::DamagedManifest(_) | StoreError::Manifest { .. } => Some(format!(
+                "nothing was removed: `cvs fsck --repair` brings it back, `cvs delete {root}` gives it up"
+            )),
+            _ => hint_of_store(source),
+        },
         StoreError::Roots(_) => Some(
             "nobody can tell what that spec needs, so nothing was done: mend it, or move it away".to_owned(),
         ),

@@ -75,7 +75,10 @@ fn a_spec_that_is_wrong_names_the_place() {
             r#"{"schema_version": 2, "version_id": "bad-spec", "comfy": {"repo": 5}}"#,
             "comfy.repo: found the number 5",
         ),
-        (r#"{"schema_version": 7, "version_id": "bad-spec"}"#, "schema_version: found the number 7; expected 2"),
+        (
+            r#"{"schema_version": 7, "version_id": "bad-spec"}"#,
+            "schema_version: found the number 7; expected 2",
+        ),
     ] {
         world.write_spec("bad-spec", text);
         for command in ["lock", "validate", "show"] {
@@ -320,4 +323,25 @@ fn what_is_there_already_is_not_overwritten() {
     let shown = world.cvs(&["show", "portrait", "--json"]).ok().json();
     assert_eq!(shown["summary"]["models"], 0);
     assert!(!shown.to_string().contains(CHECKPOINT));
+}
+
+#[test]
+fn gc_says_the_way_out_when_a_spec_came_without_its_content() {
+    let world = World::new();
+    let other = world.env.path("other");
+    let home = other.to_str().expect("a path that is text");
+    world.cvs(&["--home", home, "create", "guest", "--repo", &world.core("v0.1.0")]).ok();
+    let spec = std::fs::read_to_string(other.join("versions/guest.json")).expect("reading a spec");
+    world.write_spec("guest", &spec);
+    let said = world.env.redact(&world.cvs(&["gc"]).code(3).stderr);
+    assert!(said.starts_with("error: cannot tell what guest keeps alive: manifest "), "{said}");
+    assert!(
+        said.ends_with(
+            " is not in the store\n\
+             hint: nothing was removed: `cvs lock guest` brings what it needs, `cvs delete guest` gives it up\n"
+        ),
+        "{said}"
+    );
+    world.cvs(&["lock", "guest"]).ok();
+    world.cvs(&["gc"]).ok();
 }
