@@ -17,7 +17,7 @@ pub struct VersionUsage {
     pub files: u64,
     /// The sum of their sizes in bytes, as `du --apparent-size` of a full copy would say.
     pub logical_bytes: u64,
-    /// Bytes of blobs that no other version uses: what deleting this one would free.
+    /// Bytes of objects that no other version uses: what deleting this one would free.
     pub unique_bytes: u64,
     /// Manifests that are not in the store: not fetched yet, or lost. The figures leave them out.
     pub missing_manifests: u64,
@@ -45,14 +45,28 @@ impl Usage {
     }
 }
 
+struct Object {
+    size: u64,
+    /// The only root that uses it, or none when there are several.
+    owner: Option<usize>,
+}
+
+impl Object {
+    fn new(size: u64, owner: usize) -> Self {
+        Self { size, owner: Some(owner) }
+    }
+
+    fn used_by(&mut self, root: usize) {
+        if self.owner != Some(root) {
+            self.owner = None;
+        }
+    }
+}
+
 /// Measures `roots` and the whole store.
 pub fn usage(store: &Store, roots: &[RootRef]) -> Result<Usage, StoreError> {
-    struct Blob {
-        size: u64,
-        /// The only root that uses it, or none when there are several.
-        owner: Option<usize>,
-    }
-    let mut blobs: HashMap<BlobId, Blob> = HashMap::new();
+    let mut blobs: HashMap<BlobId, Object> = HashMap::new();
+    let mut manifests: HashMap<ManifestId, Object> = HashMap::new();
     let mut usage = Usage::default();
     for (number, root) in roots.iter().enumerate() {
         let mut version = VersionUsage { name: root.name.clone(), ..Default::default() };
@@ -66,6 +80,7 @@ pub fn usage(store: &Store, roots: &[RootRef]) -> Result<Usage, StoreError> {
                 }
                 Err(error) => return Err(error),
             };
+            manifests.entry(*id).or_insert(Object::new(manifest.encoded_len(), number)).used_by(number);
             version.logical_bytes += manifest.content_bytes();
             for index in 0..manifest.entry_count() {
                 let Some(entry) = manifest.entry(index).filter(|e| e.kind() == EntryKind::File) else {
@@ -73,19 +88,16 @@ pub fn usage(store: &Store, roots: &[RootRef]) -> Result<Usage, StoreError> {
                 };
                 version.files += 1;
                 let Some(blob) = manifest.blob(&entry) else { continue };
-                let slot = blobs.entry(blob).or_insert(Blob { size: entry.size(), owner: Some(number) });
-                if slot.owner != Some(number) {
-                    slot.owner = None;
-                }
+                blobs.entry(blob).or_insert(Object::new(entry.size(), number)).used_by(number);
             }
         }
         usage.logical_bytes += version.logical_bytes;
         usage.versions.push(version);
     }
-    for blob in blobs.values() {
-        usage.used_bytes += blob.size;
-        if let Some(version) = blob.owner.and_then(|owner| usage.versions.get_mut(owner)) {
-            version.unique_bytes += blob.size;
+    usage.used_bytes = blobs.values().map(|blob| blob.size).sum();
+    for object in blobs.values().chain(manifests.values()) {
+        if let Some(version) = object.owner.and_then(|owner| usage.versions.get_mut(owner)) {
+            version.unique_bytes += object.size;
         }
     }
     let layout = store.layout();
