@@ -125,8 +125,12 @@ fn walk(dir: &Path, see: &mut dyn FnMut(&Path, &fs::Metadata)) {
     }
 }
 
-pub(crate) fn mib(bytes: u64) -> String {
-    format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20))
+pub(crate) fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..0x10_0000 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+    }
 }
 
 pub(crate) fn time(duration: Duration) -> String {

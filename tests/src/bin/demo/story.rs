@@ -12,7 +12,7 @@ use cvs_tests::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::stage::{Stage, files, mib, space, time};
+use crate::stage::{Stage, files, size, space, time};
 
 const CHECKPOINT: &str = "models/checkpoints/demo.safetensors";
 const VAE: &str = "models/vae/demo-vae.safetensors";
@@ -123,9 +123,9 @@ fn run_from_mount(stage: &mut Stage, world: &World, demo: &Path) -> Vec<u8> {
     let shown = files(demo);
     let logical: u64 = shown.values().sum();
     let count = shown.len();
-    stage.remember(format!("mounted in {}: {count} files, {}", time(took), mib(logical)));
+    stage.remember(format!("mounted in {}: {count} files, {}", time(took), size(logical)));
     let stored = space(&stage.environment.home().join("objects"));
-    stage.remember(format!("stored in {}", mib(stored)));
+    stage.remember(format!("stored in {}", size(stored)));
 
     let comfy = world.start(stage, demo);
     let known = comfy.get("/object_info").json();
@@ -175,8 +175,8 @@ fn clone_and_change(stage: &mut Stage, world: &World, demo: &Path, next: &Path) 
     stage.check("what was written into the one is not in the other", !next.join(OUTPUT).exists());
     stage.cvs(&["du"]);
     let grown = space(&stage.environment.home().join("objects")).saturating_sub(before);
-    stage.check(&format!("the second version added {} to the store", mib(grown)), grown < 1 << 20);
-    stage.remember(format!("a second version with another commit of one node added {}", mib(grown)));
+    stage.check(&format!("the second version added {} to the store", size(grown)), grown < 1 << 20);
+    stage.remember(format!("a second version with another commit of one node added {}", size(grown)));
 }
 
 fn take_back(stage: &mut Stage, before: &BTreeSet<String>) {
@@ -200,19 +200,19 @@ fn damage(stage: &Stage) {
     stage.heading("Damage the store");
     stage.cvs(&["umount", "portrait"]);
     let blobs = stage.environment.home().join("objects/blob");
-    let (largest, size) =
-        files(&blobs).into_iter().max_by_key(|(_, size)| *size).expect("a store with blobs in it");
+    let (largest, len) =
+        files(&blobs).into_iter().max_by_key(|(_, len)| *len).expect("a store with blobs in it");
     let id = largest.replace('/', "");
-    stage.note(&format!("(a byte in the middle of {id} is turned round)"));
-    flip_byte(&blobs.join(&largest), size / 2);
+    stage.note(&format!("(a byte in the middle of {id} is flipped)"));
+    flip_byte(&blobs.join(&largest), len / 2);
     let (output, _) = stage.cvs_code(3, &["fsck"]);
     let said = format!("{}{}", output.stdout, output.stderr);
     stage.check(
         "fsck names the object and the version that it hurts",
         said.contains(&id) && said.contains("portrait"),
     );
-    flip_byte(&blobs.join(&largest), size / 2);
-    stage.note("(and back)");
+    flip_byte(&blobs.join(&largest), len / 2);
+    stage.note("(the byte is flipped back)");
     stage.cvs(&["fsck"]);
 }
 
