@@ -121,20 +121,22 @@ impl Upper {
             next: AtomicU64::new(0),
             _lock: lock,
         };
+        let failed = |op, path: &Path, errno| match errno {
+            // Whichever attribute is the first to be refused.
+            Errno::OPNOTSUPP => {
+                let feature = "extended attributes (user.*)";
+                MountError::Unsupported { path: directory.to_owned(), feature }
+            }
+            errno => io(op, path)(errno.into()),
+        };
         // Intents last: completing them takes whiteouts and free names.
         upper
             .empty_work()
             .and_then(|()| upper.make_master())
             .and_then(|()| crate::intent::recover(&upper))
-            .map_err(|error| io("recover", &work_path)(std::io::Error::from_raw_os_error(error.errno())))?;
-        match upper.adopt_root(root) {
-            Ok(()) => Ok(upper),
-            Err(Errno::OPNOTSUPP) => {
-                let feature = "extended attributes (user.*)";
-                Err(MountError::Unsupported { path: directory.to_owned(), feature })
-            }
-            Err(error) => Err(io("set up", &upper_path)(error.into())),
-        }
+            .map_err(|error| failed("recover", &work_path, Errno::from_raw_os_error(error.errno())))?;
+        upper.adopt_root(root).map_err(|errno| failed("set up", &upper_path, errno))?;
+        Ok(upper)
     }
 
     /// Makes a new root look like the view's. The origin comes last: with it, the root is somebody's.
