@@ -8,6 +8,7 @@ mod comfyui_loading;
 mod comfyui_prompts;
 mod comfyui_repositories;
 mod crash_model;
+mod faults;
 mod fsx;
 mod kills;
 mod mounted;
