@@ -174,6 +174,11 @@ impl GitDaemon {
         daemon
     }
 
+    /// `git://127.0.0.1:PORT`, that all repositories are below.
+    pub fn base(&self) -> String {
+        format!("git://{}", self.address)
+    }
+
     /// `git://127.0.0.1:PORT/NAME.git`.
     pub fn url(&self, name: &str) -> String {
         format!("git://{}/{name}.git", self.address)
