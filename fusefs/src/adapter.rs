@@ -69,12 +69,10 @@ fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
         TimeOrNow::Now => SetTime::Now,
         TimeOrNow::SpecificTime(time) => SetTime::To(match time.duration_since(UNIX_EPOCH) {
             Ok(since) => (since.as_secs() as i64, since.subsec_nanos()),
+            // fuser counts both parts backwards where the kernel counts the nanoseconds forwards.
             Err(before) => {
                 let before = before.duration();
-                match before.subsec_nanos() {
-                    0 => (-(before.as_secs() as i64), 0),
-                    nanos => (-(before.as_secs() as i64) - 1, 1_000_000_000 - nanos),
-                }
+                (-(before.as_secs() as i64), before.subsec_nanos())
             }
         }),
     })
@@ -387,7 +385,7 @@ impl Filesystem for Adapter {
     ) {
         let unprivileged = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         match guard("write", ino.0, || self.overlay.write_at(Ino(ino.0), offset, data, unprivileged)) {
-            Ok(()) => reply.written(data.len() as u32),
+            Ok(written) => reply.written(written as u32),
             Err(errno) => reply.error(errno),
         }
     }
@@ -454,28 +452,30 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        match guard("readdirplus", ino.0, || self.overlay.list_with_attrs(Ino(ino.0), offset)) {
-            Ok(entries) => {
-                for (entry, attr) in entries {
-                    let name = OsStr::from_bytes(&entry.name);
-                    let attr = file_attr(&attr);
-                    let number = INodeNo(entry.ino.0);
-                    let counts = &*entry.name != b"." && &*entry.name != b"..";
-                    // Counted before the kernel can have it, and taken back when it did not fit.
-                    if counts {
-                        self.overlay.count_lookup(entry.ino);
-                    }
-                    if reply.add(number, entry.cookie, name, &FOREVER, &attr, GENERATION) {
-                        if counts {
-                            self.overlay.forget(entry.ino, 1);
-                        }
-                        break;
-                    }
-                }
-                reply.ok();
+        let entries = match guard("readdirplus", ino.0, || self.overlay.list(Ino(ino.0), offset)) {
+            Ok(entries) => entries,
+            Err(errno) => return reply.error(errno),
+        };
+        for entry in entries {
+            // What cannot be looked at, or has gone meanwhile, is listed by its name alone.
+            let attr = match guard("readdirplus", entry.ino.0, || self.overlay.getattr(entry.ino)) {
+                Ok(attr) => file_attr(&attr),
+                Err(_) => FileAttr { kind: file_type(entry.kind), ..no_entry() },
+            };
+            let counts = attr.ino.0 != 0 && &*entry.name != b"." && &*entry.name != b"..";
+            // Counted before the kernel can have it, and taken back when it did not fit.
+            if counts {
+                self.overlay.count_lookup(entry.ino);
             }
-            Err(errno) => reply.error(errno),
+            let (number, name) = (INodeNo(entry.ino.0), OsStr::from_bytes(&entry.name));
+            if reply.add(number, entry.cookie, name, &FOREVER, &attr, GENERATION) {
+                if counts {
+                    self.overlay.forget(entry.ino, 1);
+                }
+                break;
+            }
         }
+        reply.ok();
     }
 
     fn releasedir(

@@ -61,7 +61,7 @@ impl Blobs {
             return Ok(0);
         }
         let file = self.open(id, size)?;
-        let buffer = &mut buffer[..wanted];
+        let buffer = buffer.get_mut(..wanted).unwrap_or_default();
         file.read_exact_at(buffer, offset).map_err(|error| {
             // It may have been replaced by a whole one meanwhile: the next read looks anew.
             self.open.lock().unwrap_or_else(|e| e.into_inner()).pop(&id);

@@ -19,8 +19,8 @@ impl Overlay {
         }
         let file = self.file(ino)?.ok_or(FsError::BadView)?;
         let mut filled = 0;
-        while filled < buffer.len() {
-            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, offset + filled as u64) {
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -53,14 +53,25 @@ impl Overlay {
         }
     }
 
-    /// Writes all of `data` at `offset`. `unprivileged` clears setuid and setgid.
-    pub fn write_at(&self, ino: Ino, offset: u64, data: &[u8], unprivileged: bool) -> Result<(), FsError> {
+    /// Writes `data` at `offset`; the number of bytes is short only when the disk gets full, or the like, on the way.
+    /// `unprivileged` clears setuid and setgid.
+    pub fn write_at(&self, ino: Ino, offset: u64, data: &[u8], unprivileged: bool) -> Result<usize, FsError> {
         let file = self.file_to_write(ino)?;
-        file.write_all_at(data, offset).map_err(system("write"))?;
+        let mut written = 0;
+        while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
+            match file.write_at(rest, offset + written as u64) {
+                Ok(0) => break,
+                Ok(n) => written += n,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                // The caller meets the error when it goes on from here.
+                Err(_) if written > 0 => break,
+                Err(error) => return Err(system("write")(error)),
+            }
+        }
         if unprivileged {
             self.drop_privileges_of(&file)?;
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Makes a file's content durable, and unless `data_only` its attributes and name.

@@ -12,7 +12,7 @@ use crate::types::{Attr, Ino, Kind, Listed};
 use crate::upper::proc_fd;
 
 /// Entries handed out by one call of [`Overlay::list`].
-const BATCH: usize = 512;
+const BATCH: usize = 256;
 
 pub(crate) fn check_length(name: &[u8]) -> Result<(), FsError> {
     if name.len() > cvs_store::NAME_MAX { Err(FsError::NameTooLong) } else { Ok(()) }
@@ -88,22 +88,6 @@ impl Overlay {
             return Err(FsError::NotADirectory);
         }
         self.list_into(&tree, dir, cookie, &mut out)?;
-        Ok(out)
-    }
-
-    /// Like [`Self::list`], with the attributes of each entry.
-    pub fn list_with_attrs(&self, dir: Ino, cookie: u64) -> Result<Vec<(Listed, Attr)>, FsError> {
-        let listed = self.list(dir, cookie)?;
-        let mut out = Vec::with_capacity(listed.len());
-        for entry in listed {
-            match self.getattr(entry.ino) {
-                Ok(attr) => out.push((entry, attr)),
-                // It went between the two calls.
-                Err(FsError::NotFound) => {}
-                Err(FsError::Upper { errno: rustix::io::Errno::NOENT, .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
         Ok(out)
     }
 

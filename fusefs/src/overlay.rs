@@ -5,6 +5,7 @@
 //! from here at all.
 
 use std::collections::HashSet;
+use std::collections::hash_map::Entry;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -351,8 +352,8 @@ impl Overlay {
     /// that the children it still has there know their parent.
     fn enter(&self, tree: &mut Tree, mut node: Node) -> Ino {
         if let Some(ino) = node.lower.map(Ino::of_lower) {
-            if !tree.nodes.contains_key(&ino) {
-                tree.nodes.insert(ino, node);
+            if let Entry::Vacant(free) = tree.nodes.entry(ino) {
+                free.insert(node);
                 return ino;
             }
             tracing::warn!(

@@ -65,24 +65,26 @@ fn paths() -> impl Strategy<Value = PathOf> {
     prop::collection::vec(name, 1..4)
 }
 
-fn modes() -> impl Strategy<Value = u32> {
+/// `setuid` too, which only root keeps when he writes.
+fn modes(setuid: bool) -> impl Strategy<Value = u32> {
     // Only root can look into the plain directory whatever its modes are.
     let own = if me().uid == 0 { 0 } else { 0o700 };
-    prop::sample::select(vec![0o644, 0o755, 0o600, 0o444, 0o000, 0o4755, 0o1777])
+    let first = if setuid { 0o4755 } else { 0o711 };
+    prop::sample::select(vec![first, 0o644, 0o755, 0o600, 0o444, 0o000, 0o1777])
         .prop_map(move |mode| mode | own)
 }
 
-fn ops() -> impl Strategy<Value = Op> {
+fn ops(setuid: bool) -> impl Strategy<Value = Op> {
     prop_oneof![
-        4 => (paths(), modes()).prop_map(|(p, m)| Op::Create(p, m)),
-        4 => (paths(), modes()).prop_map(|(p, m)| Op::Mkdir(p, m)),
+        4 => (paths(), modes(setuid)).prop_map(|(p, m)| Op::Create(p, m)),
+        4 => (paths(), modes(setuid)).prop_map(|(p, m)| Op::Mkdir(p, m)),
         1 => paths().prop_map(Op::Symlink),
         1 => paths().prop_map(Op::Fifo),
         1 => paths().prop_map(Op::TooLong),
         4 => (paths(), any::<u16>(), any::<u8>()).prop_map(|(p, o, l)| Op::Write(p, o, l)),
         2 => (paths(), any::<u16>()).prop_map(|(p, s)| Op::Truncate(p, s)),
         1 => (paths(), any::<u16>()).prop_map(|(p, s)| Op::Allocate(p, s)),
-        2 => (paths(), modes()).prop_map(|(p, m)| Op::Chmod(p, m)),
+        2 => (paths(), modes(setuid)).prop_map(|(p, m)| Op::Chmod(p, m)),
         1 => (paths(), 0u32..3).prop_map(|(p, u)| Op::Chown(p, u)),
         2 => (paths(), -1000i64..1_000_000_000).prop_map(|(p, t)| Op::Utimens(p, t)),
         8 => (paths(), paths(), 0u8..3).prop_map(|(a, b, m)| Op::Rename(a, b, m)),
@@ -98,7 +100,7 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => (0u8..HANDLES as u8, any::<u16>()).prop_map(|(h, o)| Op::HandleWrite(h, o)),
         1 => (0u8..HANDLES as u8, any::<u16>()).prop_map(|(h, s)| Op::HandleTruncate(h, s)),
         2 => (0u8..HANDLES as u8).prop_map(Op::HandleRead),
-        1 => (0u8..HANDLES as u8, modes()).prop_map(|(h, m)| Op::HandleChmod(h, m)),
+        1 => (0u8..HANDLES as u8, modes(setuid)).prop_map(|(h, m)| Op::HandleChmod(h, m)),
         1 => (0u8..HANDLES as u8).prop_map(Op::HandleClose),
     ]
 }
@@ -711,12 +713,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
-    fn an_overlay_is_a_directory(seed in 0..TREES, ops in prop::collection::vec(ops(), 1..60)) {
+    fn an_overlay_is_a_directory(seed in 0..TREES, ops in prop::collection::vec(ops(me().uid == 0), 1..60)) {
         check(None, seed, &ops)?;
     }
 
     #[test]
-    fn so_is_the_overlay_of_an_ordinary_user(seed in 0..TREES, ops in prop::collection::vec(ops(), 1..60)) {
+    fn so_is_the_overlay_of_an_ordinary_user(seed in 0..TREES, ops in prop::collection::vec(ops(false), 1..60)) {
         if me().uid == 0 {
             check(Some(NOBODY), seed, &ops)?;
         }

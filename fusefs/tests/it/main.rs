@@ -1,4 +1,8 @@
-//! Tests of the overlay as its callers see it. Each has its own store and directories.
+//! Tests of the overlay as its callers see it, and of real mounts. Each has its own store and directories.
 
+mod deep;
 mod differential;
+mod mounted;
+mod semantics;
 mod support;
+mod sys;

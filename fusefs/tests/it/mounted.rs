@@ -1,0 +1,256 @@
+//! Real mounts: what only the kernel can tell.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use cvs_fusefs::{Mount, MountError, MountOptions, Overlay};
+use cvs_store::{ManifestId, Store};
+use rustix::fs::{AtFlags, Timespec, Timestamps};
+
+use crate::support::World;
+use crate::sys;
+
+const READY: Duration = Duration::from_secs(20);
+
+/// A mount that is taken down at the end.
+struct Mounted {
+    at: PathBuf,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Mounted {
+    /// None, with a word, where this machine cannot mount; a failure where it must.
+    fn new(overlay: Overlay, at: PathBuf) -> Option<Self> {
+        fs::create_dir_all(&at).unwrap();
+        let options = MountOptions { source: "test".into(), allow_other: false, threads: 3 };
+        let mount = match Mount::new(Arc::new(overlay), &at, &options) {
+            Ok(mount) => mount,
+            Err(error @ MountError::Mount { .. }) if std::env::var_os("CVS_TEST_REQUIRE_FUSE").is_none() => {
+                eprintln!("skipped: {error}");
+                return None;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let (ready, is_ready) = mpsc::channel();
+        let server = std::thread::spawn(move || {
+            mount.serve(move || ready.send(()).unwrap_or_default()).unwrap();
+        });
+        is_ready.recv_timeout(READY).unwrap();
+        Some(Self { at, server: Some(server) })
+    }
+
+    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.at.join(name)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::empty();
+        if rustix::mount::unmount(&self.at, flags).is_err() {
+            let helper = Command::new("fusermount3").arg("-u").arg(&self.at).status();
+            if !helper.is_ok_and(|status| status.success()) {
+                // A failing test may hold files open. The mount goes with the last of them.
+                let _ = rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH);
+                return;
+            }
+        }
+        if let Some(server) = self.server.take() {
+            let done = server.join();
+            assert!(done.is_ok() || std::thread::panicking());
+        }
+    }
+}
+
+/// A view of what `fill` writes, over which overlays are mounted.
+struct Lower {
+    world: World,
+    manifest: ManifestId,
+}
+
+impl Lower {
+    fn new(fill: impl FnOnce(&Path)) -> Self {
+        let world = World::new();
+        let lower = world.beside("lower");
+        fs::create_dir(&lower).unwrap();
+        fill(&lower);
+        let manifest = world.store_tree(&lower);
+        Self { world, manifest }
+    }
+
+    fn mount(&self) -> Option<Mounted> {
+        let overlay = self.world.overlay(self.world.view(&[("", self.manifest)]), "overlay");
+        Mounted::new(overlay, self.world.beside("mnt"))
+    }
+
+    fn mount_read_only(&self) -> Option<Mounted> {
+        let store: Store = self.world.store.clone();
+        let overlay = Overlay::new(store, self.world.view(&[("", self.manifest)]), None, true).unwrap();
+        Mounted::new(overlay, self.world.beside("mnt"))
+    }
+}
+
+#[test]
+fn who_has_a_file_of_the_view_open_sees_what_is_written() {
+    let content = vec![b'.'; 300_000];
+    let lower = Lower::new(|dir| fs::write(dir.join("f"), &content).unwrap());
+    let Some(mounted) = lower.mount() else { return };
+    let path = mounted.path("f");
+    let reader = File::open(&path).unwrap();
+    let map = sys::map(&reader);
+    assert_eq!(map[..], content);
+    let number = reader.metadata().unwrap().ino();
+
+    let writer = File::options().write(true).open(&path).unwrap();
+    writer.write_all_at(b"one", 4096).unwrap();
+    let mut seen = [0; 3];
+    reader.read_exact_at(&mut seen, 4096).unwrap();
+    assert_eq!(&seen, b"one");
+    assert_eq!(map[4096..4099].to_vec(), b"one");
+    writer.write_all_at(b"two", 299_997).unwrap();
+    assert_eq!(map[299_997..].to_vec(), b"two");
+    assert_eq!(reader.metadata().unwrap().ino(), number, "copied up under the same number");
+    let renamed = mounted.path("g");
+    fs::rename(&path, &renamed).unwrap();
+    assert_eq!(fs::metadata(&renamed).unwrap().ino(), number);
+    assert_eq!(map[4096..4099].to_vec(), b"one");
+
+    let mut appender = File::options().append(true).open(&renamed).unwrap();
+    appender.write_all(b"three").unwrap();
+    assert_eq!(reader.metadata().unwrap().len(), 300_005);
+    drop((reader, writer, appender, map, mounted));
+    let mounted = lower.mount().unwrap();
+    let found = fs::read(mounted.path("g")).unwrap();
+    assert_eq!((&found[4096..4099], &found[299_997..]), (&b"one"[..], &b"twothree"[..]));
+}
+
+#[test]
+fn a_large_directory_can_be_removed_while_it_is_listed() {
+    let name = |number: u32| format!("entry-{:05}-{number}", number.wrapping_mul(7919) % 10_000);
+    let lower = Lower::new(|dir| {
+        fs::create_dir(dir.join("d")).unwrap();
+        for number in 0..3000 {
+            fs::write(dir.join("d").join(name(number)), b"").unwrap();
+        }
+    });
+    let Some(mounted) = lower.mount() else { return };
+    let dir = mounted.path("d");
+    for number in 3000..5000 {
+        fs::write(dir.join(name(number)), b"").unwrap();
+    }
+    let listed = || fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let all: Vec<OsString> = listed().collect();
+    let sorted: BTreeSet<_> = all.iter().cloned().collect();
+    assert_eq!(all.len(), 5000);
+    assert!(all.iter().eq(&sorted), "sorted and unique");
+
+    let mut removed = BTreeSet::new();
+    for entry in listed() {
+        fs::remove_file(dir.join(&entry)).unwrap();
+        assert!(removed.insert(entry), "listed once");
+    }
+    assert_eq!(removed, sorted);
+    assert_eq!(listed().count(), 0);
+    fs::remove_dir(&dir).unwrap();
+    drop(mounted);
+    let mounted = lower.mount().unwrap();
+    assert!(!mounted.path("d").exists());
+}
+
+#[test]
+fn the_umask_of_the_caller_counts() {
+    let lower = Lower::new(|dir| fs::create_dir(dir.join("d")).unwrap());
+    let Some(mounted) = lower.mount() else { return };
+    for (umask, file, dir) in [("022", 0o644, 0o755), ("077", 0o600, 0o700), ("000", 0o666, 0o777)] {
+        let script = format!("umask {umask}; : > f{umask}; mkdir d{umask}");
+        let status = Command::new("sh").args(["-c", &script]).current_dir(mounted.path("d")).status();
+        assert!(status.unwrap().success());
+        let mode =
+            |name: String| fs::metadata(mounted.path("d").join(name)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(format!("f{umask}")), mode(format!("d{umask}"))), (file, dir));
+    }
+}
+
+#[test]
+fn times_are_kept_from_before_1970_on() {
+    let lower = Lower::new(|dir| fs::write(dir.join("f"), b"").unwrap());
+    let Some(mounted) = lower.mount() else { return };
+    let path = mounted.path("f");
+    for (seconds, nanos) in [(-2, 500_000_000), (-1, 0), (-1, 1), (0, 1), (1 << 32, 999_999_999)] {
+        let time = Timespec { tv_sec: seconds, tv_nsec: nanos };
+        let times = Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(rustix::fs::CWD, &path, &times, AtFlags::empty()).unwrap();
+        let meta = fs::metadata(&path).unwrap();
+        assert_eq!((meta.mtime(), meta.mtime_nsec()), (seconds, nanos));
+        assert_eq!((meta.atime(), meta.atime_nsec()), (seconds, nanos));
+    }
+}
+
+#[test]
+fn what_is_unlinked_lives_while_it_is_open() {
+    let lower = Lower::new(|dir| {
+        fs::write(dir.join("view"), b"of the view").unwrap();
+        fs::create_dir(dir.join("d")).unwrap();
+    });
+    let Some(mounted) = lower.mount() else { return };
+    fs::write(mounted.path("new"), b"of the overlay").unwrap();
+    for name in ["view", "new"] {
+        let path = mounted.path(name);
+        let mut file = File::options().read(true).write(true).open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(file.metadata().unwrap().nlink(), 0);
+        file.set_permissions(fs::Permissions::from_mode(0o400)).unwrap();
+        file.seek(SeekFrom::End(0)).unwrap();
+        file.write_all(b", written to").unwrap();
+        file.set_len(30).unwrap();
+        file.rewind().unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("of the ") && text.contains(", written to") && text.len() == 30, "{text:?}");
+        assert!(!path.exists());
+    }
+    let dir = File::open(mounted.path("d")).unwrap();
+    fs::remove_dir(mounted.path("d")).unwrap();
+    let meta = dir.metadata().unwrap();
+    assert_eq!(meta.nlink(), 0);
+    dir.set_permissions(fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    drop(dir);
+    let left: Vec<_> = fs::read_dir(&mounted.at).unwrap().collect();
+    assert!(left.is_empty());
+}
+
+#[test]
+fn statfs_tells_of_the_filesystem_that_takes_what_is_written() {
+    let lower = Lower::new(|_| ());
+    let Some(mounted) = lower.mount() else { return };
+    let (found, below) =
+        (rustix::fs::statvfs(&mounted.at).unwrap(), rustix::fs::statvfs(lower.world.beside("")).unwrap());
+    assert_eq!(
+        (found.f_blocks, found.f_frsize, found.f_namemax, found.f_files),
+        (below.f_blocks, below.f_frsize, 255, below.f_files)
+    );
+}
+
+#[test]
+fn without_an_overlay_nothing_can_be_written() {
+    let lower = Lower::new(|dir| fs::write(dir.join("f"), b"content").unwrap());
+    let Some(mounted) = lower.mount_read_only() else { return };
+    assert_eq!(fs::read(mounted.path("f")).unwrap(), b"content");
+    for done in [
+        fs::write(mounted.path("new"), b""),
+        fs::remove_file(mounted.path("f")),
+        fs::rename(mounted.path("f"), mounted.path("g")),
+        File::options().append(true).open(mounted.path("f")).map(drop),
+    ] {
+        assert_eq!(done.unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    }
+}
