@@ -286,9 +286,7 @@ fn hint_of_mounts(error: &MountsError) -> Option<String> {
 fn hint_of_spec(error: &SpecError) -> Option<String> {
     match error {
         SpecError::Unknown { .. } => Some("`cvs list` shows the versions that there are".to_owned()),
-        SpecError::Exists { id, .. } => {
-            Some(format!("choose another name, or remove it first: `cvs delete {id}`"))
-        }
+        SpecError::Exists { .. } => Some("choose another name, or replace it with --force".to_owned()),
         SpecError::Changed { .. } => Some("run the command again to take the change in".to_owned()),
         SpecError::Invalid { .. } | SpecError::Syntax { .. } => {
             Some("docs/spec-v2.md says how a spec is written".to_owned())

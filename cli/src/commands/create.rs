@@ -40,11 +40,11 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "SRC[=PATH]")]
     model: Vec<String>,
 
-    /// A Python requirement besides those of core and nodes.
+    /// A Python requirement besides those of core and nodes. Kept in the spec; nothing installs it yet.
     #[arg(long, value_name = "REQUIREMENT")]
     package: Vec<String>,
 
-    /// The version of Python.
+    /// The version of Python. Kept in the spec; nothing installs it yet.
     #[arg(long, value_name = "VERSION")]
     python: Option<String>,
 

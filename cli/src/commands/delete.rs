@@ -55,7 +55,7 @@ pub(crate) fn run(context: &Context, args: &DeleteArgs) -> Result<Exit, CliError
                 output.note(&format!("{id} is kept"));
                 continue;
             }
-            if let Some(overlay) = plan.overlay.filter(|_| !args.overlay) {
+            if let Some(overlay) = plan.overlay.filter(|overlay| overlay.files > 0 && !args.overlay) {
                 options.overlay = context
                     .ask(&format!("delete what was written in its mounts, too ({})?", size(&overlay)))?;
             }
@@ -78,6 +78,7 @@ fn show(context: &Context, reports: &[(&VersionId, DeleteReport)], verb: &str) -
         output.note(&format!("{verb} {id}: {}", report.spec.display()));
         match &report.overlay {
             None => {}
+            Some(overlay) if overlay.files == 0 => {}
             Some(overlay) if overlay.deleted => {
                 output.note(&format!("{verb} what was written in its mounts: {}", size(overlay)));
             }

@@ -16,8 +16,8 @@ mod mounts;
 mod reference;
 mod shared;
 mod show;
-mod validate;
 mod umount;
+mod validate;
 
 use clap::Subcommand;
 

@@ -58,7 +58,7 @@ pub(crate) fn examine(context: &Context) -> Vec<Finding> {
         "git",
         "not needed: cvs fetches by itself, and only credential helpers of git want it",
     ));
-    findings.push(program("uv", "not needed to store and mount; Python environments are built with it"));
+    findings.push(program("uv", "not needed yet: nothing here builds Python environments so far"));
     findings
 }
 

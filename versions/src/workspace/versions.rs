@@ -248,7 +248,11 @@ impl Workspace {
         let mut overlay = None;
         if path.is_dir() {
             let (mut files, mut bytes) = (0, 0);
-            measure(&path, &mut files, &mut bytes).map_err(failed("measure", &path))?;
+            // What lies beside it is bookkeeping.
+            let upper = path.join("upper");
+            if upper.is_dir() {
+                measure(&upper, &mut files, &mut bytes).map_err(failed("measure", &upper))?;
+            }
             overlay = Some(OverlayReport { path: path.clone(), files, bytes, deleted: options.overlay });
         }
         if options.dry_run {

@@ -95,6 +95,7 @@ fn a_deletion_frees_its_own_and_keeps_what_was_written_unless_asked() {
     let overlay = bench.ws.overlay_dir(&vid("v"));
     fs::create_dir_all(overlay.join("upper/output")).unwrap();
     fs::write(overlay.join("upper/output/x.png"), [0; 5000]).unwrap();
+    fs::write(overlay.join("format"), "not written by anybody in a mount").unwrap();
 
     let dry = DeleteOptions { overlay: true, dry_run: true };
     let report = bench.ws.delete(&vid("v"), &dry).unwrap();
