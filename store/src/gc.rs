@@ -26,8 +26,7 @@ use crate::store::{Hold, Store};
 const SWEEP_CHUNK: usize = 4096;
 
 /// Something outside of the store that keeps manifests alive: a version's spec. A manifest that is named here and
-/// cannot be read stops gc, also when it is missing: a lock that came from elsewhere and of which nothing was ever
-/// fetched is no root yet.
+/// cannot be read stops gc, also when it is missing: nobody can tell one that was lost from one that was never fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootRef {
     /// Its name for people.
