@@ -11,6 +11,7 @@ mod adapter;
 mod attach;
 mod attrs;
 mod blobs;
+mod convert;
 mod copyup;
 #[cfg(test)]
 mod crash;
@@ -20,6 +21,7 @@ mod disk;
 mod error;
 mod intent;
 mod links;
+mod load;
 mod mount;
 mod names;
 mod overlay;

@@ -49,6 +49,7 @@ pub(crate) const ESCAPED: &[u8] = b"user.cvs.own.";
 pub(crate) const RESERVED: &[u8] = b"user.cvs.";
 const FORMAT: &str = "1\n";
 const MASTER: &str = "whiteout";
+const ATTRIBUTES: &str = "extended attributes (user.*)";
 /// What the user who serves the mount needs on disk.
 const OWN_FILE: u32 = 0o600;
 const OWN_DIR: u32 = 0o700;
@@ -121,34 +122,60 @@ impl Upper {
             next: AtomicU64::new(0),
             _lock: lock,
         };
-        let failed = |op, path: &Path, errno| match errno {
-            // Whichever attribute is the first to be refused.
-            Errno::OPNOTSUPP => {
-                let feature = "extended attributes (user.*)";
-                MountError::Unsupported { path: directory.to_owned(), feature }
-            }
-            errno => io(op, path)(errno.into()),
+        let refused = |op, path: &Path, refused| match refused {
+            Refused::Feature(feature) => MountError::Unsupported { path: directory.to_owned(), feature },
+            Refused::System(errno) => io(op, path)(errno.into()),
         };
         // Intents last: completing them takes whiteouts and free names.
         upper
             .empty_work()
             .and_then(|()| upper.make_master())
             .and_then(|()| crate::intent::recover(&upper))
-            .map_err(|error| failed("recover", &work_path, Errno::from_raw_os_error(error.errno())))?;
-        upper.adopt_root(root).map_err(|errno| failed("set up", &upper_path, errno))?;
+            .map_err(|error| match Errno::from_raw_os_error(error.errno()) {
+                // Whichever attribute is the first to be refused.
+                Errno::OPNOTSUPP => Refused::Feature(ATTRIBUTES),
+                errno => Refused::System(errno),
+            })
+            .map_err(|error| refused("recover", &work_path, error))?;
+        upper.adopt_root(root).map_err(|error| refused("set up", &upper_path, error))?;
         Ok(upper)
     }
 
     /// Makes a new root look like the view's. The origin comes last: with it, the root is somebody's.
-    fn adopt_root(&self, root: &Attr) -> Result<(), Errno> {
+    fn adopt_root(&self, root: &Attr) -> Result<(), Refused> {
         match rustix::fs::fgetxattr(&*self.root, ORIGIN, &mut [0u8; 1][..]) {
+            Ok(_) => return Ok(()),
             Err(Errno::NODATA) => {}
-            done => return done.map(drop),
+            Err(errno) => return Err(lacking(ATTRIBUTES)(errno)),
         }
+        self.probe()?;
         // The daemon's own root can always be entered by it: a view's is 0755 or more.
-        disk::fchmod(&*self.root, Mode::from_raw_mode(root.perm | if self.uid == 0 { 0 } else { OWN_DIR }))?;
-        disk::futimens(&*self.root, &times_of(root))?;
-        disk::fsetxattr(&*self.root, ORIGIN, b"", XattrFlags::empty())
+        let own = if self.uid == 0 { 0 } else { OWN_DIR };
+        disk::fchmod(&*self.root, Mode::from_raw_mode(root.perm | own)).map_err(Refused::System)?;
+        disk::futimens(&*self.root, &times_of(root)).map_err(Refused::System)?;
+        disk::fsetxattr(&*self.root, ORIGIN, b"", XattrFlags::empty()).map_err(lacking(ATTRIBUTES))
+    }
+
+    /// Finds out whether the filesystem can do what every change here relies on; network filesystems often cannot.
+    fn probe(&self) -> Result<(), Refused> {
+        let [a, b, c] = [self.temporary(), self.temporary(), self.temporary()];
+        for name in [&a, &b] {
+            disk::create(&self.work, &**name, Mode::from_raw_mode(0o600)).map_err(Refused::System)?;
+        }
+        let work = &self.work;
+        let tried = disk::renameat_with(work, &*a, work, &*b, RenameFlags::EXCHANGE)
+            .map_err(lacking("exchange of names (RENAME_EXCHANGE)"))
+            .and_then(|()| {
+                disk::renameat_with(work, &*b, work, &*c, RenameFlags::NOREPLACE)
+                    .map_err(lacking("rename that replaces nothing (RENAME_NOREPLACE)"))
+            })
+            .and_then(|()| {
+                disk::linkat(work, &*a, work, &*b, AtFlags::empty()).map_err(lacking("hard links"))
+            });
+        for name in [&a, &b, &c] {
+            self.retire(name);
+        }
+        tried
     }
 
     /// A name in `work/` that nothing has.
@@ -325,6 +352,20 @@ impl Upper {
     }
 }
 
+/// Why an overlay cannot be where it is.
+enum Refused {
+    /// The filesystem has no such thing.
+    Feature(&'static str),
+    System(Errno),
+}
+
+fn lacking(feature: &'static str) -> impl Fn(Errno) -> Refused {
+    move |errno| match errno {
+        Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM => Refused::Feature(feature),
+        errno => Refused::System(errno),
+    }
+}
+
 /// A path for calls that take no descriptor, to a node of the upper layer.
 pub(crate) struct NodePath {
     path: Vec<u8>,
@@ -440,160 +481,4 @@ fn check_format(directory: &Path) -> Result<(), MountError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::Ino;
-
-    fn root() -> Attr {
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let time = (1_600_000_000, 5);
-        Attr {
-            ino: Ino::ROOT,
-            kind: Kind::Dir,
-            perm: 0o750,
-            nlink: 2,
-            uid,
-            gid,
-            rdev: 0,
-            size: 0,
-            blocks: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-        }
-    }
-
-    fn names(directory: &Path) -> Vec<String> {
-        let entries = std::fs::read_dir(directory).unwrap();
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    fn is_whiteout(upper: &Upper, name: &str) -> bool {
-        let stat = rustix::fs::statat(&upper.root, name, AtFlags::SYMLINK_NOFOLLOW).unwrap();
-        upper.is_whiteout(&upper.root, name.as_bytes(), &stat).unwrap()
-    }
-
-    #[test]
-    fn a_new_root_looks_like_that_of_the_view_and_an_old_one_stays() {
-        use std::os::unix::fs::MetadataExt;
-        let dir = tempfile::tempdir().unwrap();
-        let look = || {
-            let meta = std::fs::metadata(dir.path().join("upper")).unwrap();
-            (meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec())
-        };
-        drop(Upper::open(dir.path(), true, &root()).unwrap());
-        assert_eq!(look(), (0o750, 1_600_000_000, 5));
-        drop(Upper::open(dir.path(), true, &Attr { perm: 0o700, mtime: (0, 0), ..root() }).unwrap());
-        assert_eq!(look(), (0o750, 1_600_000_000, 5));
-    }
-
-    #[test]
-    fn what_a_killed_process_left_in_work_goes() {
-        let dir = tempfile::tempdir().unwrap();
-        let upper = Upper::open(dir.path(), true, &root()).unwrap();
-        upper.link_whiteout(&upper.root, b"hidden").unwrap();
-        drop(upper);
-        let work = dir.path().join("work");
-        std::fs::create_dir_all(work.join("t0/inside")).unwrap();
-        std::fs::write(work.join("t0/inside/file"), b"").unwrap();
-        std::fs::write(work.join("t1"), b"half a copy").unwrap();
-        std::os::unix::fs::symlink("nowhere", work.join("t2")).unwrap();
-        std::fs::write(work.join("intent-t3"), b"torn").unwrap();
-        let upper = Upper::open(dir.path(), true, &root()).unwrap();
-        assert_eq!(names(&work), ["whiteout"]);
-        assert!(is_whiteout(&upper, "hidden"));
-    }
-
-    #[test]
-    fn an_intent_whose_directories_are_gone_is_dropped() {
-        use crate::intent::{At, Intent};
-        let dir = tempfile::tempdir().unwrap();
-        let upper = Upper::open(dir.path(), true, &root()).unwrap();
-        let at = |dir: &str| At { dir: dir.as_bytes().to_vec(), name: b"f".to_vec() };
-        let stale = Intent::Replace { from: at("a"), to: at("b"), moved: 1, replaced: None, whiteout: true };
-        stale.write(&upper).unwrap();
-        drop(upper);
-        drop(Upper::open(dir.path(), true, &root()).unwrap());
-        assert_eq!(names(&dir.path().join("work")), ["whiteout"]);
-    }
-
-    #[test]
-    fn a_stale_intent_takes_nothing_that_came_later() {
-        use crate::intent::{At, Intent};
-        use std::os::unix::fs::MetadataExt;
-        let dir = tempfile::tempdir().unwrap();
-        let upper = Upper::open(dir.path(), true, &root()).unwrap();
-        let path = |name: &str| dir.path().join("upper").join(name);
-        let at = |name: &str| At { dir: Vec::new(), name: name.as_bytes().to_vec() };
-        for name in ["from", "to"] {
-            std::fs::write(path(name), name).unwrap();
-        }
-        let inode = |name: &str| std::fs::metadata(path(name)).unwrap().ino();
-        let intent = Intent::Replace {
-            from: at("from"),
-            to: at("to"),
-            moved: inode("from"),
-            replaced: Some(inode("to")),
-            whiteout: false,
-        };
-        // All steps were made, but the note stayed, and its name was taken again.
-        intent.write(&upper).unwrap();
-        let taken = std::fs::File::open(path("to")).unwrap();
-        std::fs::rename(path("from"), path("to")).unwrap();
-        std::fs::write(path("from"), "later").unwrap();
-        drop(upper);
-        drop(Upper::open(dir.path(), true, &root()).unwrap());
-        assert_eq!(std::fs::read(path("from")).unwrap(), b"later");
-        assert_eq!(std::fs::read(path("to")).unwrap(), b"from");
-        drop(taken);
-    }
-
-    #[test]
-    fn whiteouts_do_not_run_out_of_links() {
-        let dir = tempfile::tempdir().unwrap();
-        let upper = Upper::open(dir.path(), false, &root()).unwrap();
-        // ext4 has 65,000 links for an inode. Where there are more, this only makes many.
-        for number in 0..65_100 {
-            upper.link_whiteout(&upper.root, number.to_string().as_bytes()).unwrap();
-        }
-        for name in ["0", "64998", "64999", "65000", "65099"] {
-            assert!(is_whiteout(&upper, name), "{name}");
-        }
-        // Nor does it matter when somebody has removed the one that all are links of.
-        std::fs::remove_file(dir.path().join("work/whiteout")).unwrap();
-        upper.link_whiteout(&upper.root, b"after").unwrap();
-        assert!(is_whiteout(&upper, "after"));
-    }
-
-    #[test]
-    fn a_mode_that_locks_its_owner_out_is_shown_all_the_same() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut upper = Upper::open(dir.path(), false, &root()).unwrap();
-        // As it is when an ordinary user serves the mount.
-        (upper.uid, upper.keeps_modes) = (1, true);
-        let at = NodePath::named(&upper.root, b"f");
-        for (kind, name) in [(Kind::File, "f"), (Kind::Dir, "d")] {
-            let at = NodePath::named(&upper.root, name.as_bytes());
-            match kind {
-                Kind::Dir => std::fs::create_dir(dir.path().join("upper").join(name)).unwrap(),
-                _ => std::fs::write(dir.path().join("upper").join(name), b"").unwrap(),
-            }
-            for perm in [0o000, 0o444, 0o755, 0o4555, 0o600, 0o1777] {
-                upper.set_mode(&at, kind, perm).unwrap();
-                let stat = rustix::fs::statat(&upper.root, name, AtFlags::empty()).unwrap();
-                let on_disk = stat.st_mode & 0o7777;
-                assert_eq!(on_disk, upper.mode_on_disk(kind, perm));
-                assert_eq!(upper.mode(&at, kind, on_disk).unwrap(), perm);
-            }
-        }
-        upper.set_mode(&at, Kind::File, 0o400).unwrap();
-        // Root sees it too, and a mode that he sets takes its place.
-        upper.uid = 0;
-        assert_eq!(upper.mode(&at, Kind::File, 0o600).unwrap(), 0o400);
-        upper.set_mode(&at, Kind::File, 0o640).unwrap();
-        assert_eq!(upper.mode(&at, Kind::File, 0o640).unwrap(), 0o640);
-    }
-}
+mod tests;
