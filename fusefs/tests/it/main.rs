@@ -6,3 +6,4 @@ mod mounted;
 mod semantics;
 mod support;
 mod sys;
+mod threads;
