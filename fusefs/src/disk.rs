@@ -105,7 +105,6 @@ gated! {
     lsetxattr(path: impl Arg, name: impl Arg, value: &[u8], flags: XattrFlags) -> ();
     removexattr(path: impl Arg, name: impl Arg) -> ();
     lremovexattr(path: impl Arg, name: impl Arg) -> ();
-    fchmod(file: impl AsFd, mode: Mode) -> ();
     chmodat(dir: impl AsFd, name: impl Arg, mode: Mode, flags: AtFlags) -> ();
     chownat(dir: impl AsFd, name: impl Arg, uid: Option<Uid>, gid: Option<Gid>, flags: AtFlags) -> ();
     futimens(file: impl AsFd, times: &Timestamps) -> ();

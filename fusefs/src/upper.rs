@@ -149,9 +149,8 @@ impl Upper {
             Err(errno) => return Err(lacking(ATTRIBUTES)(errno)),
         }
         self.probe()?;
-        // The daemon's own root can always be entered by it: a view's is 0755 or more.
-        let own = if self.uid == 0 { 0 } else { OWN_DIR };
-        disk::fchmod(&*self.root, Mode::from_raw_mode(root.perm | own)).map_err(Refused::System)?;
+        self.set_mode(&NodePath::named(&self.root, b"."), Kind::Dir, root.perm)
+            .map_err(|error| lacking(ATTRIBUTES)(Errno::from_raw_os_error(error.errno())))?;
         disk::futimens(&*self.root, &times_of(root)).map_err(Refused::System)?;
         disk::fsetxattr(&*self.root, ORIGIN, b"", XattrFlags::empty()).map_err(lacking(ATTRIBUTES))
     }

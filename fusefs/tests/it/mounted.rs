@@ -254,3 +254,46 @@ fn without_an_overlay_nothing_can_be_written() {
         assert_eq!(done.unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
     }
 }
+
+#[test]
+fn locks_are_kept() {
+    let lower = Lower::new(|dir| fs::write(dir.join("f"), b"").unwrap());
+    let Some(mounted) = lower.mount() else { return };
+    let open = || File::options().read(true).write(true).open(mounted.path("f")).unwrap();
+    let (first, second) = (open(), open());
+    first.try_lock().unwrap();
+    assert!(matches!(second.try_lock(), Err(fs::TryLockError::WouldBlock)));
+    drop(first);
+    second.try_lock().unwrap();
+    // A lock of fcntl belongs to a process: another one cannot have it.
+    rustix::fs::fcntl_lock(&second, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let script = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)";
+    let other = Command::new("python3").args(["-c", script]).arg(mounted.path("f")).output();
+    match other {
+        Ok(other) => {
+            let said = String::from_utf8_lossy(&other.stderr);
+            assert!(!other.status.success() && said.contains("BlockingIOError"), "{said}");
+        }
+        Err(error) => eprintln!("skipped: python3: {error}"),
+    }
+}
+
+#[test]
+fn what_a_mount_does_not_have_is_refused_plainly() {
+    use rustix::fs::{Mode, OFlags, RenameFlags};
+    let lower = Lower::new(|dir| fs::write(dir.join("f"), b"").unwrap());
+    let Some(mounted) = lower.mount() else { return };
+    let unnamed = rustix::fs::open(&mounted.at, OFlags::TMPFILE | OFlags::RDWR, Mode::from_raw_mode(0o600));
+    assert_eq!(unnamed.unwrap_err(), rustix::io::Errno::OPNOTSUPP);
+    let (from, to) = (mounted.path("f"), mounted.path("g"));
+    let cwd = rustix::fs::CWD;
+    let renamed = rustix::fs::renameat_with(cwd, &from, cwd, &to, RenameFlags::WHITEOUT);
+    assert_eq!(renamed.unwrap_err(), rustix::io::Errno::INVAL);
+    let acl = rustix::fs::setxattr(
+        &from,
+        "system.posix_acl_access",
+        b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x04\0\x04\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff",
+        rustix::fs::XattrFlags::empty(),
+    );
+    assert_eq!(acl.unwrap_err(), rustix::io::Errno::OPNOTSUPP);
+}
