@@ -297,3 +297,73 @@ fn what_a_mount_does_not_have_is_refused_plainly() {
     );
     assert_eq!(acl.unwrap_err(), rustix::io::Errno::OPNOTSUPP);
 }
+
+/// A small filesystem, gone at the end.
+struct Small(PathBuf);
+
+impl Small {
+    const BYTES: usize = 2 << 20;
+
+    /// None, with a word, for who may not mount one.
+    fn new(at: PathBuf) -> Option<Self> {
+        fs::create_dir(&at).unwrap();
+        let size = format!("size={}", Self::BYTES);
+        let size = std::ffi::CString::new(size).unwrap();
+        match rustix::mount::mount("none", &at, "tmpfs", rustix::mount::MountFlags::empty(), Some(&*size)) {
+            Ok(()) => Some(Self(at)),
+            Err(error) => {
+                eprintln!("skipped: a small tmpfs: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_reaches_the_writer_and_harms_nothing() {
+    let large = vec![b'l'; Small::BYTES + 1000];
+    let lower = Lower::new(|dir| fs::write(dir.join("large"), &large).unwrap());
+    let Some(small) = Small::new(lower.world.beside("small")) else { return };
+    let overlay = match Overlay::new(
+        lower.world.store.clone(),
+        lower.world.view(&[("", lower.manifest)]),
+        Some(&small.0.join("overlay")),
+        true,
+    ) {
+        Ok(overlay) => overlay,
+        // tmpfs has them since Linux 6.6.
+        Err(MountError::Unsupported { feature, .. }) => return eprintln!("skipped: tmpfs has no {feature}"),
+        Err(error) => panic!("{error}"),
+    };
+    let Some(mounted) = Mounted::new(overlay, lower.world.beside("mnt")) else { return };
+    let path = mounted.path("large");
+    // It is too large to be copied up. Cutting it off needs no copy.
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let refused = file.write_at(b"x", 0).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::StorageFull);
+    assert_eq!(fs::read(&path).unwrap(), large);
+
+    let mut new = File::create(mounted.path("new")).unwrap();
+    let mut written = 0;
+    let refused = loop {
+        match new.write(&[b'n'; 100_000]) {
+            Ok(some) => written += some,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.kind(), std::io::ErrorKind::StorageFull);
+    assert_eq!(new.metadata().unwrap().len(), written as u64);
+    assert_eq!(fs::read(mounted.path("new")).unwrap(), vec![b'n'; written]);
+    drop(new);
+    fs::remove_file(mounted.path("new")).unwrap();
+    file.set_len(1000).unwrap();
+    file.write_at(b"x", 0).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 1000);
+    drop(file);
+}

@@ -50,8 +50,12 @@ impl Actor {
         let (dir, name) = (self.dir()?, self.name());
         let overlay = self.overlay.clone();
         match self.below(10) {
-            0 => drop(overlay.make(dir, name, Make::File, 0o644, me())?),
-            1 => drop(overlay.make(dir, name, Make::Dir, 0o755, me())?),
+            0 => {
+                overlay.make(dir, name, Make::File, 0o644, me())?;
+            }
+            1 => {
+                overlay.make(dir, name, Make::Dir, 0o755, me())?;
+            }
             2 => overlay.unlink(dir, name)?,
             3 => overlay.rmdir(dir, name)?,
             4 | 5 => {
@@ -61,7 +65,7 @@ impl Actor {
             }
             6 => {
                 let (node, to, to_name) = (self.lookup(dir, name)?.ino, self.dir()?, self.name());
-                drop(overlay.link(node, to, to_name)?);
+                overlay.link(node, to, to_name)?;
             }
             7 => {
                 let node = self.lookup(dir, name)?.ino;
