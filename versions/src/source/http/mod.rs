@@ -1,7 +1,7 @@
 //! Files over HTTP, straight into the store.
 //!
 //! The bytes pass once through sha256, BLAKE3 and, when asked, md5 while they are written below `staging/partial`
-//! (see [`partial`]); only when every checksum is right does the file itself move into the transaction. A cut, a
+//! (see `http/partial.rs`); only when every checksum is right does the file itself move into the transaction. A cut, a
 //! kill or a cancel leaves the partial, and the next call goes on from there: with `Range` and `If-Range`, so that a
 //! file that changed on the server starts anew. Where the sha256 is known, and the store has it, nothing is asked of
 //! the network at all. Calls block; they must not be made from within a tokio runtime.
