@@ -709,6 +709,28 @@ fn cases() -> u32 {
     if std::env::var_os("CVS_TEST_LONG").is_some() { 8192 } else { 256 }
 }
 
+/// What random operations have found once, on every tree.
+#[test]
+fn what_was_found_before_stays_right() {
+    let found: &[&[Op]] = &[
+        // A file with several names was copied up, and gave its directories a new time.
+        &[Op::Rename(vec![3], vec![0], 0)],
+        &[Op::Write(vec![0, 0], 5, 5), Op::Write(vec![2], 5, 5)],
+        // An attribute was read with no room for it.
+        &[Op::Setxattr(vec![2], false, 1)],
+        // mkdir took bits that only chmod may set.
+        &[Op::Unlink(vec![2]), Op::Rmdir(vec![2]), Op::Mkdir(vec![2], 0o4755)],
+        // A directory that replaced another one was counted twice.
+        &[Op::Mkdir(vec![2], 0o755), Op::Mkdir(vec![3], 0o755), Op::Rename(vec![2], vec![3], 0)],
+        &[Op::Mkdir(vec![0, 2], 0o755), Op::Mkdir(vec![0, 3], 0o755), Op::Rename(vec![0, 2], vec![0, 3], 0)],
+    ];
+    for seed in 0..TREES {
+        for ops in found {
+            check(None, seed, ops).unwrap();
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
