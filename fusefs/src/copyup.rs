@@ -108,10 +108,9 @@ impl Overlay {
             }
             copying.insert(ino);
         }
-        let done = self.copy_up_alone(upper, ino, keep);
-        self.copying.lock().unwrap_or_else(|e| e.into_inner()).remove(&ino);
-        self.copied.notify_all();
-        done
+        // Given back however the copy ends, a panic included: others wait for it.
+        let _turn = Turn { overlay: self, ino };
+        self.copy_up_alone(upper, ino, keep)
     }
 
     /// Copies up while no other thread copies the same node.
@@ -241,6 +240,19 @@ impl Overlay {
             Kind::Dir => self.copy_up_dir(&mut self.write(), ino),
             _ => self.copy_up(ino, u64::MAX).map(drop),
         }
+    }
+}
+
+/// The right to copy a node up, which one thread has at a time.
+struct Turn<'o> {
+    overlay: &'o Overlay,
+    ino: Ino,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.overlay.copying.lock().unwrap_or_else(|e| e.into_inner()).remove(&self.ino);
+        self.overlay.copied.notify_all();
     }
 }
 
