@@ -5,14 +5,13 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
     RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
@@ -21,15 +20,13 @@ use fuser::{
 use crate::convert::{file_attr, file_type, no_entry, set_time};
 use crate::error::FsError;
 use crate::overlay::Overlay;
+use crate::reply::{FOREVER, GENERATION, attr, empty, guard, xattr};
 use crate::types::{Attr, Caller, Ino, Kind, Make, RenameMode, SetAttr};
 
-/// Names and attributes change through the kernel only, which then knows: what it has is good for ever.
-const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// The largest READ and WRITE: what the kernel takes (256 pages).
 const MAX_TRANSFER: u32 = 1 << 20;
 /// Reads ahead and other requests under way for which nobody waits.
 const MAX_BACKGROUND: u16 = 64;
-const GENERATION: Generation = Generation(0);
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -38,25 +35,6 @@ thread_local! {
 /// A mounted overlay, as fuser sees it.
 pub(crate) struct Adapter {
     pub(crate) overlay: Arc<Overlay>,
-}
-
-/// Runs a handler. A panic and an error that tells of damage go to the log.
-fn guard<T>(
-    operation: &'static str,
-    ino: u64,
-    handler: impl FnOnce() -> Result<T, FsError>,
-) -> Result<T, Errno> {
-    let done = catch_unwind(AssertUnwindSafe(handler)).unwrap_or(Err(FsError::Panicked));
-    done.map_err(|error| {
-        match &error {
-            FsError::Panicked | FsError::BadView => tracing::error!(operation, ino, %error),
-            FsError::Upper { errno, .. } if *errno == rustix::io::Errno::IO => {
-                tracing::error!(operation, ino, %error);
-            }
-            _ => tracing::trace!(operation, ino, %error),
-        }
-        Errno::from_i32(error.errno())
-    })
 }
 
 impl Adapter {
@@ -85,29 +63,6 @@ impl Adapter {
         guard("make", parent.0, || {
             self.overlay.make(Ino(parent.0), name.as_bytes(), what, mode, Self::caller(request))
         })
-    }
-}
-
-fn empty(done: Result<(), Errno>, reply: ReplyEmpty) {
-    match done {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn attr(done: Result<Attr, Errno>, reply: ReplyAttr) {
-    match done {
-        Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn xattr(done: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
-    match done {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(errno) => reply.error(errno),
     }
 }
 

@@ -27,6 +27,7 @@ mod names;
 mod overlay;
 mod remove;
 mod rename;
+mod reply;
 #[cfg(test)]
 #[allow(dead_code)]
 #[path = "../tests/it/support.rs"]

@@ -7,3 +7,4 @@ mod semantics;
 mod support;
 mod sys;
 mod threads;
+mod trees;
