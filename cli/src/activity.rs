@@ -55,6 +55,12 @@ impl<'a> Activity<'a> {
             Event::Committing => {
                 self.lock().whole = Some(self.output.progress().task("making it durable", Unit::Items));
             }
+            Event::NotRemoved { path, reason } => {
+                self.output.warning(&format!(
+                    "{} is in the store now, and cannot be removed from its old place: {reason}",
+                    path.display()
+                ));
+            }
             Event::EditedMeanwhile { id } => {
                 self.output.note(&format!("the spec of {id} was edited meanwhile; beginning again with it"));
             }

@@ -72,8 +72,20 @@ impl Transaction {
         } else {
             touched.iter().try_for_each(|dir| layout::sync_dir(dir))?;
         }
-        self.take_sources().iter().try_for_each(remove_source)?;
         Ok(stats)
+    }
+
+    /// Removes the files that were moved in and are committed, if they still are what was taken. To be called when what
+    /// refers to their objects is published: before that, gc would take what may be their only copy. Returns those that
+    /// could not be removed, and why; nothing is wrong with their objects.
+    pub fn remove_sources(&self) -> Vec<(PathBuf, io::Error)> {
+        let _alone = self.committing.lock().unwrap_or_else(|e| e.into_inner());
+        // What is staged has no other name that counts.
+        if self.failed.load(Ordering::Acquire) || self.has_staged() {
+            return Vec::new();
+        }
+        let removed = self.take_sources().into_iter().map(|source| (remove_source(&source), source.path));
+        removed.filter_map(|(removed, path)| Some((path, removed.err()?))).collect()
     }
 
     fn sync_files(&self, staged: &[(Key, Staged)]) -> Result<(), StoreError> {
@@ -154,16 +166,14 @@ impl Transaction {
 }
 
 /// Removes a file that was moved in, unless another one has its name by now.
-fn remove_source(source: &Source) -> Result<(), StoreError> {
+fn remove_source(source: &Source) -> io::Result<()> {
     let removed = match fs::symlink_metadata(&source.path) {
         Ok(metadata) if Stamp::of(&metadata) == source.stamp => fs::remove_file(&source.path),
         Ok(_) => Ok(()),
         Err(error) => Err(error),
     };
     match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(StoreError::io("remove", &source.path, error))
-        }
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }

@@ -1,8 +1,8 @@
 //! Transactions: how objects enter the store.
 //!
 //! New objects are written to `staging/<transaction>/` and become part of the store by [`Transaction::commit`]. Only
-//! then may the caller publish what refers to them; it drops the transaction after that, so that gc sees either the
-//! claim or the spec.
+//! then may the caller publish what refers to them; it lets files that were moved in go
+//! ([`Transaction::remove_sources`]) and drops the transaction after that, so that gc sees either the claim or the spec.
 //!
 //! *Lock order:* `committing`, the store's lock, `staged`, the lease's claims. No lock is held while bytes are hashed;
 //! only `committing` while they are synced.
@@ -38,7 +38,7 @@ pub struct Transaction {
     /// Directories under `objects/` that hold names this transaction relies on and that may not be on disk yet: names
     /// taken back from the trash, and names that another transaction made a moment ago.
     unsettled: Mutex<BTreeSet<PathBuf>>,
-    /// Files to be removed once their content is visible here (`Intake::Move`).
+    /// Files to be removed once what refers to their content is published (`Intake::Move`).
     sources: Mutex<Vec<Source>>,
     /// Open since the beginning, so that `syncfs` reports every write error of the batch.
     pub(crate) root: File,
@@ -236,8 +236,8 @@ impl Transaction {
         }
     }
 
-    /// Removes `path` at the end of the commit, when its content is durable in the store.
-    pub(crate) fn remove_after_commit(&self, path: &Path, stamp: Stamp) {
+    /// Has `path` removed by [`Self::remove_sources`].
+    pub(crate) fn remove_later(&self, path: &Path, stamp: Stamp) {
         lock(&self.sources).push(Source { path: path.to_owned(), stamp });
     }
 
@@ -298,6 +298,10 @@ impl Transaction {
 
     fn staged(&self) -> MutexGuard<'_, HashMap<Key, Staged>> {
         lock(&self.staged)
+    }
+
+    pub(crate) fn has_staged(&self) -> bool {
+        !self.staged().is_empty()
     }
 
     fn is_staged(&self, key: Key) -> bool {

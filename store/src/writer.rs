@@ -33,7 +33,7 @@ pub struct StoredBlob {
 pub enum Intake {
     /// A copy; by reflink where the filesystem has it. The source is only read.
     Copy,
-    /// The file itself becomes the object, and its old name goes when the commit has succeeded. Where it cannot be
+    /// The file itself becomes the object, and its old name goes by [`Transaction::remove_sources`]. Where it cannot be
     /// linked (another filesystem, a symlink), a copy. A program that still has it open for writing would damage the
     /// object.
     Move,
@@ -142,12 +142,12 @@ impl Transaction {
     }
 
     /// Takes over a file that the caller has hashed itself and that nobody else writes, such as a finished download.
-    /// The file should be on the store's filesystem; it is removed when the commit has succeeded.
+    /// The file should be on the store's filesystem; [`Self::remove_sources`] removes it.
     pub fn adopt(&self, path: &Path, id: BlobId, size: u64) -> Result<StoredBlob, StoreError> {
         self.link_in(path, Some(StoredBlob { id, size }), true)
     }
 
-    /// Stages another name of `path`. The source keeps its own until the commit, so that a crash loses nothing.
+    /// Stages another name of `path`. The source keeps its own, so that a crash loses nothing.
     fn link_in(
         &self,
         path: &Path,
@@ -180,7 +180,7 @@ impl Transaction {
         }
         let (stored, stamp, _) = taken?;
         if remove {
-            self.remove_after_commit(path, stamp);
+            self.remove_later(path, stamp);
         }
         Ok(stored)
     }
@@ -217,7 +217,7 @@ impl Transaction {
     fn copy_and_remove(&self, path: &Path) -> Result<StoredBlob, StoreError> {
         let stamp = fs::symlink_metadata(path).map_err(|e| StoreError::io("look at", path, e))?;
         let stored = self.copy(path)?;
-        self.remove_after_commit(path, Stamp::of(&stamp));
+        self.remove_later(path, Stamp::of(&stamp));
         Ok(stored)
     }
 

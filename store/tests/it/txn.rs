@@ -74,11 +74,13 @@ fn every_way_in_gives_the_same_object() {
             let stored = txn.put_file(&source, how).unwrap();
             let case = format!("{how:?} of {} bytes", content.len());
             assert_eq!(stored, StoredBlob { id: BlobId::of(&content), size: content.len() as u64 }, "{case}");
-            assert_eq!(fs::read(&source).unwrap(), content, "{case}: the source stays until the commit");
+            assert_eq!(fs::read(&source).unwrap(), content, "{case}: nothing has happened to the source yet");
             assert_eq!(fs::metadata(&source).unwrap().mode() & 0o7777, 0o644, "{case}");
             txn.commit().unwrap();
             let object = fs::metadata(home.store.blob_path(&stored.id)).unwrap();
             assert_eq!(object.mode() & 0o7777, 0o444, "{case}");
+            assert!(source.exists(), "{case}: the source stays until something refers to the object");
+            assert!(txn.remove_sources().is_empty(), "{case}");
             assert_eq!(source.exists(), how != Intake::Move, "{case}");
             if how == Intake::HardLink {
                 assert_eq!(fs::metadata(&source).unwrap().ino(), object.ino(), "{case}");
@@ -99,6 +101,7 @@ fn a_symlink_gives_its_target_and_only_its_own_name_goes() {
         let txn = home.store.begin("link").unwrap();
         assert_eq!(txn.put_file(&link, how).unwrap().id, BlobId::of(b"model"));
         txn.commit().unwrap();
+        assert!(txn.remove_sources().is_empty());
         let object = fs::symlink_metadata(home.store.blob_path(&BlobId::of(b"model"))).unwrap();
         assert!(object.is_file());
         assert_eq!(fs::read(&target).unwrap(), b"model");
@@ -116,6 +119,7 @@ fn a_move_spares_a_file_that_took_the_name_since() {
     fs::remove_file(&source).unwrap();
     fs::write(&source, b"new").unwrap();
     txn.commit().unwrap();
+    assert!(txn.remove_sources().is_empty());
     assert_eq!(fs::read(&source).unwrap(), b"new");
     assert_eq!(fs::read(home.store.blob_path(&BlobId::of(b"old"))).unwrap(), b"old");
 }
@@ -129,6 +133,7 @@ fn a_move_of_what_is_there_already_removes_the_source() {
     let txn = home.store.begin("move").unwrap();
     txn.put_file(&source, Intake::Move).unwrap();
     assert_eq!(txn.commit().unwrap(), CommitStats { reused_objects: 1, ..Default::default() });
+    assert!(txn.remove_sources().is_empty());
     assert!(!source.exists());
 }
 
@@ -146,7 +151,10 @@ fn a_finished_download_is_adopted() {
     assert_eq!(fs::read(&download).unwrap(), b"bytes", "without a commit it stays what it was");
     let txn = home.store.begin("adopt").unwrap();
     txn.adopt(&download, BlobId::of(b"bytes"), 5).unwrap();
+    assert!(txn.remove_sources().is_empty());
+    assert!(download.exists(), "not committed yet");
     txn.commit().unwrap();
+    assert!(txn.remove_sources().is_empty());
     assert!(!download.exists());
     assert_eq!(home.store.blob_size(&BlobId::of(b"bytes")).unwrap(), Some(5));
 }

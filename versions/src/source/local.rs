@@ -153,6 +153,7 @@ mod tests {
             let transaction = store.begin("test").unwrap();
             let file = ingest(&store, &transaction, &path, expected, intake, &SourceOptions::default())?;
             transaction.commit().unwrap();
+            assert!(transaction.remove_sources().is_empty());
             Ok::<_, SourceError>(file)
         };
         let error = run(&wrong, Intake::Move).unwrap_err().to_string();

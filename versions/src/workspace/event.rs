@@ -1,6 +1,7 @@
 //! What an operation on versions tells while it works. Events come from several threads at once; nothing here prints.
 
 use std::fmt;
+use std::path::Path;
 
 use crate::source::SourceEvent;
 use crate::spec::{Part, StaleReason, VersionId};
@@ -54,6 +55,13 @@ pub enum Event<'a> {
     },
     /// What was brought is being made durable.
     Committing,
+    /// A file that was moved in is in the store, and its old name could not be removed.
+    NotRemoved {
+        /// The file.
+        path: &'a Path,
+        /// Why not.
+        reason: &'a str,
+    },
     /// The spec was edited while its lock was made: the edit is taken up.
     EditedMeanwhile {
         /// The version.

@@ -3,7 +3,7 @@
 use cvs_store::{ComposeError, Graft, RelPath, StoreError, Transaction, View};
 
 use super::build::Built;
-use super::event::Event;
+use super::event::{Event, Events};
 use super::options::{CreateOptions, CreateReport, LockOptions, LockReport, Ready, Update};
 use super::{Workspace, store_error};
 use crate::error::{SpecError, VersionsError};
@@ -46,6 +46,7 @@ impl Workspace {
         let made = self.finish(&id, built, &transaction, &lock_options)?;
         document.set_lock(Some(&made.lock))?;
         self.versions.publish(&mut document)?;
+        remove_sources(&transaction, options.events);
         let overlay = self.overlay_dir(&id);
         Ok(CreateReport {
             path,
@@ -122,6 +123,7 @@ impl Workspace {
             made.report =
                 LockReport { new_objects: objects, new_bytes: bytes, unchanged, warnings, ..made.report };
             if unchanged {
+                remove_sources(transaction, options.events);
                 return Ok((document, made));
             }
             if options.locked {
@@ -130,7 +132,10 @@ impl Workspace {
             }
             document.set_lock(Some(&made.lock))?;
             match self.versions.publish(&mut document) {
-                Ok(()) => return Ok((document, made)),
+                Ok(()) => {
+                    remove_sources(transaction, options.events);
+                    return Ok((document, made));
+                }
                 Err(SpecError::Changed { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -182,6 +187,13 @@ impl Workspace {
             warnings: Vec::new(),
         };
         Ok(Made { lock, view, report })
+    }
+}
+
+/// The end of what was moved in at its old place, now that a spec keeps it here.
+pub(super) fn remove_sources(transaction: &Transaction, events: Events<'_>) {
+    for (path, error) in transaction.remove_sources() {
+        events(Event::NotRemoved { path: &path, reason: &error.to_string() });
     }
 }
 

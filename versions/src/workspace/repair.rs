@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::build::{REPOSITORIES, models_manifest};
 use super::event::{Events, Why};
 use super::fetch::Fetcher;
+use super::lock::remove_sources;
 use super::{Workspace, jobs, store_error};
 use crate::error::{SpecError, VersionsError};
 use crate::source::{NetworkLimits, SourceError};
@@ -165,6 +166,7 @@ impl Workspace {
             return Err(VersionsError::Cancelled);
         }
         let stats = transaction.commit().map_err(store_error(id, "store what was brought back"))?;
+        remove_sources(&transaction, options.events);
         Ok((stats.new_bytes, failures))
     }
 }

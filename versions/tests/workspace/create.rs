@@ -258,6 +258,27 @@ fn models_may_be_moved_in() {
 }
 
 #[test]
+fn what_is_moved_in_stays_where_it_is_when_nothing_is_published() {
+    let bench = Bench::new();
+    let local = bench.file("m.pth", b"model");
+    let options = CreateOptions { intake: Intake::Move, ..Default::default() };
+    let model = json!({"source": local, "target_path": "custom_nodes/alpha/__init__.py"});
+    let error = bench.ws.create(bench.spec("v", &["alpha"], vec![model]), &options).unwrap_err();
+    assert!(matches!(error, VersionsError::Conflict { .. }), "{error}");
+    assert_eq!(std::fs::read(&local).unwrap(), b"model");
+    // The publishing itself may fail, too.
+    let model = json!({"source": local, "target_path": "models/vae/m.pth"});
+    std::fs::remove_dir_all(bench.ws.versions().path()).ok();
+    std::fs::write(bench.ws.versions().path(), "no directory").unwrap();
+    let error = bench.ws.create(bench.spec("v", &[], vec![model.clone()]), &options).unwrap_err();
+    assert!(matches!(error, VersionsError::Spec(_)), "{error}");
+    assert_eq!(std::fs::read(&local).unwrap(), b"model");
+    std::fs::remove_file(bench.ws.versions().path()).unwrap();
+    bench.ws.create(bench.spec("v", &[], vec![model]), &options).unwrap();
+    assert!(!local.exists());
+}
+
+#[test]
 fn a_cancel_publishes_nothing() {
     let bench = Bench::new();
     let cancel = std::sync::atomic::AtomicBool::new(true);

@@ -55,6 +55,7 @@ impl Home {
         let transaction = self.store.begin("test").unwrap();
         let file = fetch(&self.store, &transaction, request, options)?;
         transaction.commit().unwrap();
+        assert!(transaction.remove_sources().is_empty());
         assert_eq!(self.store.blob_size(&file.blob).unwrap(), Some(file.size));
         Ok(file)
     }
@@ -372,6 +373,7 @@ fn one_of_two_downloads_and_the_other_takes_it() {
                     let found = fetch(&store, &transaction, request, &options).unwrap();
                     assert_eq!(found.blob, BlobId::of(&bytes(300_000)));
                     transaction.commit().unwrap();
+                    assert!(transaction.remove_sources().is_empty());
                     found.received
                 })
             })
