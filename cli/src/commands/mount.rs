@@ -104,8 +104,10 @@ fn foreground(
         log: args.log.clone(),
     };
     let is_daemon = args.log.is_some();
+    let confirming = args.ensure.workspace(context)?;
+    let confirm = |view: &cvs_store::View| Ok(confirming.confirm(&args.id, view)?);
     let (id, output) = (args.id.clone(), context.output().clone());
-    mounts::serve(&serve, workspace.store(), view, context.cancel(), move || {
+    mounts::serve(&serve, workspace.store(), view, context.cancel(), confirm, move || {
         if is_daemon {
             mounts::say_ready();
         } else {

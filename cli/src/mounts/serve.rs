@@ -33,7 +33,7 @@ pub(crate) struct Serve {
     pub(crate) log: Option<PathBuf>,
 }
 
-/// Mounts and serves. `ready` is called when the mount can be used. Returns when it is gone.
+/// Mounts and serves. `confirm` is asked, when the lease is taken, whether the view is still the version's. `ready` is called when the mount can be used. Returns when it is gone.
 ///
 /// SIGTERM, SIGINT and SIGHUP take it down: while files are in use it is taken out of sight and ends when they are
 /// closed; a second signal ends it at once.
@@ -42,6 +42,7 @@ pub(crate) fn serve(
     store: &Store,
     view: View,
     cancel: &Arc<AtomicBool>,
+    confirm: impl FnOnce(&View) -> Result<(), CliError>,
     ready: impl FnOnce() + Send + 'static,
 ) -> Result<(), CliError> {
     let manifests: Vec<_> = view.grafts().iter().map(|graft| graft.manifest).collect();
@@ -62,6 +63,7 @@ pub(crate) fn serve(
         info.overlay = Some(directory);
         lease.update(json(&info))?;
     }
+    confirm(&view)?;
     raise_file_limit();
     let overlay = Overlay::new(store.clone(), view, info.overlay.as_deref(), !serve.ephemeral)?;
     let options = MountOptions {

@@ -29,6 +29,12 @@ pub struct VersionsDir {
     dir: PathBuf,
 }
 
+/// The lock, held: nobody else publishes or deletes a spec meanwhile.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _file: File,
+}
+
 /// What one spec keeps alive.
 #[derive(Debug, Clone)]
 pub struct SpecRoot {
@@ -137,7 +143,7 @@ impl VersionsDir {
     /// that its file is still what it was. After that the document counts as read from there.
     pub fn publish(&self, document: &mut SpecDocument) -> Result<(), SpecError> {
         self.create()?;
-        let _lock = self.lock()?;
+        let _held = self.hold()?;
         let id = document.spec().version_id.clone();
         let path = self.file_of(&id);
         match (read_file(&path)?, &document.base) {
@@ -163,7 +169,11 @@ impl VersionsDir {
         if !self.dir.is_dir() {
             return Err(self.unknown(id));
         }
-        let _lock = self.lock()?;
+        self.remove(&self.hold()?, id)
+    }
+
+    /// As [`Self::delete`], for who holds the lock.
+    pub(crate) fn remove(&self, _held: &Held, id: &VersionId) -> Result<(), SpecError> {
         let path = self.file_of(id);
         match fs::remove_file(&path) {
             Ok(()) => sync_dir(&self.dir),
@@ -180,9 +190,9 @@ impl VersionsDir {
         fs::create_dir_all(&self.dir).map_err(|error| SpecError::io("create", &self.dir, error))
     }
 
-    /// Waits for the lock. Its holders do nothing but compare, write and rename one small file. A file rather than the
+    /// Waits for the lock. Its holders do nothing but compare, rename and write what is small. A file rather than the
     /// directory itself is locked, because network filesystems refuse an exclusive lock on what is open for reading.
-    fn lock(&self) -> Result<File, SpecError> {
+    pub(crate) fn hold(&self) -> Result<Held, SpecError> {
         let path = self.dir.join(LOCK_FILE);
         let file = OpenOptions::new()
             .read(true)
@@ -193,7 +203,7 @@ impl VersionsDir {
             .map_err(|error| SpecError::io("open", &path, error))?;
         file.lock().map_err(|error| SpecError::io("lock", &path, error))?;
         self.sweep();
-        Ok(file)
+        Ok(Held { _file: file })
     }
 
     /// Removes what killed processes left behind: under the lock, no temporary file has an owner.

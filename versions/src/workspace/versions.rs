@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cvs_store::{LeaseKind, ManifestId, ViewId};
+use cvs_store::{LeaseKind, ManifestId, View, ViewId};
 use serde::Serialize;
 
 use super::{Workspace, store_error};
@@ -236,10 +236,7 @@ impl Workspace {
             let dir = self.versions.path().to_owned();
             return Err(SpecError::Unknown { id: id.to_string(), dir }.into());
         }
-        let mounts = self.mounts_of(id)?;
-        if !mounts.is_empty() {
-            return Err(VersionsError::Busy { id: id.clone(), mounts });
-        }
+        self.unmounted(id)?;
         let path = self.overlay_dir(id);
         let failed = |operation, path: &Path| {
             let (id, path) = (id.clone(), path.to_owned());
@@ -258,16 +255,50 @@ impl Workspace {
         if options.dry_run {
             return Ok(DeleteReport { spec, overlay });
         }
-        // The spec first: a crash in between leaves an overlay that was kept, never a version with half of one.
-        self.versions.delete(id)?;
-        if options.overlay && overlay.is_some() {
-            // Whole at once for those who look; what a crash leaves, the next deletion removes.
-            let gone = path.with_file_name(format!("{GONE}{id}-{}", std::process::id()));
-            fs::rename(&path, &gone).map_err(failed("remove", &path))?;
-            fs::remove_dir_all(&gone).map_err(failed("remove", &gone))?;
-            remove_leftovers(path.parent().unwrap_or(&path));
+        let overlays = path.parent().unwrap_or(&path);
+        // Also one of our name: ids of processes come again.
+        remove_leftovers(overlays);
+        let gone = path.with_file_name(format!("{GONE}{id}-{}", std::process::id()));
+        {
+            let held = self.versions.hold()?;
+            // Again, because a mount that begins looks for its spec under this lock, with its lease taken.
+            self.unmounted(id)?;
+            // The spec first: a crash in between leaves an overlay that was kept, never a version with half of one.
+            self.versions.remove(&held, id)?;
+            if options.overlay && overlay.is_some() {
+                // Whole at once for those who look; what a crash leaves, the next deletion removes.
+                fs::rename(&path, &gone).map_err(failed("remove", &path))?;
+            }
+        }
+        match fs::remove_dir_all(&gone) {
+            // Nothing was to be removed, or another deletion did it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed.map_err(failed("remove", &gone))?,
         }
         Ok(DeleteReport { spec, overlay })
+    }
+
+    /// Fails when `view` is not what the lock of the version says any more. To be called by who has taken a lease on
+    /// the view after it was composed: from here on no deletion goes unaware of the lease, and because the lock has
+    /// stood until now, nothing of the view was collected before.
+    ///
+    /// # Errors
+    /// [`SpecError::Unknown`] or [`SpecError::Changed`].
+    pub fn confirm(&self, id: &VersionId, view: &View) -> Result<(), VersionsError> {
+        // A directory that may only be read is somebody else's to delete from.
+        let _held = self.versions.hold().ok();
+        let document = self.read(id)?;
+        match document.spec().lock.as_ref().and_then(|lock| lock.view) {
+            Some(found) if found == view.id() => Ok(()),
+            _ => Err(SpecError::Changed { path: self.versions.file_of(id) }.into()),
+        }
+    }
+
+    fn unmounted(&self, id: &VersionId) -> Result<(), VersionsError> {
+        match self.mounts_of(id)? {
+            mounts if mounts.is_empty() => Ok(()),
+            mounts => Err(VersionsError::Busy { id: id.clone(), mounts }),
+        }
     }
 
     /// The live mounts of a version.

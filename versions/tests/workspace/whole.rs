@@ -1,10 +1,12 @@
 //! What is done with whole versions.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use cvs_store::{Gc, LeaseKind};
-use cvs_versions::{DeleteOptions, LockState, SpecError, VersionsError};
+use cvs_tests::wait_until;
+use cvs_versions::{DeleteOptions, LockOptions, LockState, SpecError, Update, VersionsError};
 use serde_json::json;
 
 use super::{Bench, vid};
@@ -121,5 +123,55 @@ fn a_deletion_frees_its_own_and_keeps_what_was_written_unless_asked() {
     fs::write(bench.spec_file("v"), "{").unwrap();
     let report = bench.ws.delete(&vid("v"), &DeleteOptions { overlay: true, dry_run: false }).unwrap();
     assert!(report.overlay.unwrap().deleted);
+    assert_eq!(fs::read_dir(overlay.parent().unwrap()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_mount_that_begins_and_a_deletion_know_of_each_other() {
+    let bench = Bench::new();
+    bench.create("v", &["alpha"], Vec::new()).unwrap();
+    let mount = || {
+        let ready = bench.ws.ensure(&vid("v"), &LockOptions::default()).unwrap();
+        let manifests: Vec<_> = ready.grafts.iter().map(|graft| graft.manifest).collect();
+        (ready.view, manifests)
+    };
+    let lease =
+        |manifests: &[_]| bench.ws.store().lease(LeaseKind::Mount, "v", manifests, json!({})).unwrap();
+    let (view, manifests) = mount();
+    // The mount takes its lease while the deletion waits to look for one.
+    let held = fs::File::create(bench.ws.versions().path().join(".cvs-lock")).unwrap();
+    held.lock().unwrap();
+    std::thread::scope(|scope| {
+        let deletion = scope.spawn(|| bench.ws.delete(&vid("v"), &DeleteOptions::default()));
+        wait_until(Duration::from_secs(20), "the deletion waits", || {
+            let waiting = fs::read_to_string("/proc/locks").unwrap();
+            let inode = format!(":{} ", held.metadata().unwrap().ino());
+            waiting.lines().any(|line| line.contains("->") && line.contains(&inode))
+        });
+        let _lease = lease(&manifests);
+        held.unlock().unwrap();
+        assert!(matches!(deletion.join().unwrap().unwrap_err(), VersionsError::Busy { .. }));
+        bench.ws.confirm(&vid("v"), &view).unwrap();
+    });
+    // The lock changes, and then the version goes, before the mount takes its lease.
+    bench.push("alpha", &[("__init__.py", "alpha 2\n")]);
+    bench.ws.lock(&vid("v"), &LockOptions { update: Update::Everything, ..Default::default() }).unwrap();
+    let changed = bench.ws.confirm(&vid("v"), &view).unwrap_err();
+    assert!(matches!(changed, VersionsError::Spec(SpecError::Changed { .. })), "{changed}");
+    bench.ws.delete(&vid("v"), &DeleteOptions::default()).unwrap();
+    let gone = bench.ws.confirm(&vid("v"), &view).unwrap_err();
+    assert!(matches!(gone, VersionsError::Spec(SpecError::Unknown { .. })), "{gone}");
+}
+
+#[test]
+fn what_a_killed_deletion_left_is_in_nobodys_way() {
+    let bench = Bench::new();
+    bench.create("v", &[], Vec::new()).unwrap();
+    let overlay = bench.ws.overlay_dir(&vid("v"));
+    // In a container every cvs may have the same pid.
+    for name in ["v".to_owned(), format!(".gone-v-{}", std::process::id())] {
+        fs::create_dir_all(overlay.with_file_name(name).join("upper/output")).unwrap();
+    }
+    bench.ws.delete(&vid("v"), &DeleteOptions { overlay: true, dry_run: false }).unwrap();
     assert_eq!(fs::read_dir(overlay.parent().unwrap()).unwrap().count(), 0);
 }
