@@ -127,7 +127,8 @@ impl<'a> Gc<'a> {
                 plan.garbage.push((key, size));
             }
         }
-        plan.garbage.sort_unstable();
+        // Manifests first, so that also after a collection that was cut short each that is there has its blobs.
+        plan.garbage.sort_unstable_by_key(|(key, _)| (matches!(key, Key::Blob(_)), *key));
         plan.marked = live.into_iter().filter(|key| matches!(key, Key::Manifest(_))).collect();
         for stale in partial::stale(&layout.partial())? {
             plan.partial_files += stale.files.len() as u64;

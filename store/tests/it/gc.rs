@@ -22,6 +22,9 @@ fn it_keeps_what_versions_reach_and_takes_the_rest() {
     let plan = home.plan();
     assert_eq!((plan.live_objects, plan.garbage_objects()), (2, 2));
     assert_eq!(plan.garbage().map(|(_, size)| size).sum::<u64>(), plan.garbage_bytes());
+    let kinds: Vec<String> =
+        plan.garbage().map(|(name, _)| name.split('/').next().unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["manifest", "blob"], "a manifest never outlives its blobs, wherever a crash comes");
     assert_eq!(files_below(home.store.home()), before, "the plan is the dry run: it changes nothing");
     let stats = home.gc(Duration::ZERO);
     assert_eq!((stats.trashed_objects, stats.deleted_objects), (2, 2));
