@@ -86,6 +86,7 @@ pub struct Damage {
     /// The roots that need it, each with the paths (in the manifest that lists it) where it stands.
     pub hurts: BTreeMap<String, Vec<String>>,
     /// Where it was moved to, when it was set aside.
+    #[serde(serialize_with = "crate::path_json::option::serialize")]
     pub quarantined: Option<PathBuf>,
 }
 

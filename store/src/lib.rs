@@ -18,6 +18,7 @@ mod layout;
 mod lease;
 mod manifest;
 mod partial;
+pub mod path_json;
 mod relpath;
 mod store;
 mod tree;

@@ -1,7 +1,9 @@
 //! The flags of `cvs mount`, what it refuses, and what a mount needs and keeps.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -272,4 +274,30 @@ fn a_hundred_thousand_entries() {
     assert_eq!(read(dir.join("d9/d99/file042")), b"changed");
     assert_eq!(read(dir.join("e3/d0/file099")), b"099");
     assert!(!dir.join("d3").exists());
+}
+
+#[test]
+fn names_of_directories_are_any_bytes() {
+    let Some(()) = available(fuse()) else { return };
+    let mut env = TestEnvironment::new();
+    for odd in [&b"a b\nc\td\\e\\040"[..], b"\xff \xfe"] {
+        let name = OsStr::from_bytes(odd);
+        env.set_var("CVS_HOME", env.path("homes").join(name));
+        env.write("source/file", "below");
+        env.cvs(["debug", "ingest", "source", "--as", "v"]).ok();
+        let dir = env.path("mnt").join(name);
+        env.cvs(["mount", "v"]).arg(&dir).ok();
+        assert_eq!(read(dir.join("file")), b"below");
+        let mounts = env.cvs(["mounts", "--json"]).ok().json();
+        let expected = match dir.to_str() {
+            Some(text) => serde_json::json!(text),
+            None => serde_json::json!(dir.as_os_str().as_bytes()),
+        };
+        assert_eq!((&mounts[0]["mountpoint"], &mounts[0]["state"]), (&expected, &"mounted".into()));
+        env.cvs(["umount"]).arg(&dir).ok();
+        assert_eq!(tree(&dir).len(), 0);
+        for command in [&["show", "v"][..], &["clone", "v", "w"], &["doctor"], &["delete", "v", "w"]] {
+            env.cvs(command).arg("--json").ok().json();
+        }
+    }
 }

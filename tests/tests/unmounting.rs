@@ -186,3 +186,37 @@ fn somebody_elses_umount_ends_the_daemon_too() {
     wait_gone(served_by);
     assert_eq!(tree(&dir).len(), 0);
 }
+
+#[test]
+fn one_of_another_store_goes_by_its_path() {
+    let Some(env) = with_version() else { return };
+    let dir = mount(&env, "v", "v", &[]);
+    let served_by = daemon(&env, "v");
+    let other = env.path("other");
+    let refused = env.cvs(["umount", "v"]).env("CVS_HOME", &other).code(1);
+    assert!(refused.stderr.contains("v is neither a mountpoint of cvs nor"), "{refused}");
+    assert_eq!(env.cvs(["mounts", "--json"]).env("CVS_HOME", &other).ok().json(), json!([]));
+    let done = env.cvs(["umount"]).arg(&dir).env("CVS_HOME", &other).ok();
+    assert_eq!(done.stderr, format!("v is unmounted from {}\n", dir.display()));
+    wait_gone(served_by);
+}
+
+#[test]
+fn a_detached_mount_is_not_taken_for_the_one_that_came_to_its_place() {
+    let Some(env) = with_version() else { return };
+    ingest(&env, "w", &[("other", b"w")]);
+    let dir = mount(&env, "v", "dir", &[]);
+    let served_by = daemon(&env, "v");
+    let open = File::open(dir.join("file")).expect("opening a file");
+    env.cvs(["umount", "--lazy", "v"]).ok();
+    mount(&env, "w", "dir", &[]);
+    let states = || ["v", "w"].map(|id| mounts_of(&env, id)[0]["state"].clone());
+    assert_eq!(states(), ["not-attached", "mounted"]);
+    env.cvs(["umount", "--lazy", "v"]).ok();
+    assert_eq!(states(), ["not-attached", "mounted"]);
+    assert_eq!(read(dir.join("other")), b"w");
+    let done = env.cvs(["umount", "dir"]).current_dir(env.path("mnt")).ok();
+    assert_eq!(done.stderr, format!("w is unmounted from {}\n", dir.display()));
+    drop(open);
+    wait_gone(served_by);
+}

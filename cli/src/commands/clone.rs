@@ -1,6 +1,7 @@
 //! `cvs clone`.
 
 use clap::Args;
+use cvs_store::path_json;
 use cvs_versions::spec::VersionId;
 use serde_json::json;
 
@@ -35,7 +36,11 @@ pub(crate) fn run(context: &Context, args: &CloneArgs) -> Result<Exit, CliError>
     let overlay = Some(workspace.overlay_dir(&args.new)).filter(|path| path.exists());
     let output = context.output();
     if output.is_json() {
-        output.json(&json!({ "id": args.new, "file": file, "kept_overlay": overlay }))?;
+        output.json(&json!({
+            "id": args.new,
+            "file": path_json::value(&file),
+            "kept_overlay": overlay.as_deref().map(path_json::value),
+        }))?;
         return Ok(Exit::Ok);
     }
     output.note(&format!("{} is a clone of {}: {}", args.new, args.source, file.display()));

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use clap::builder::styling::AnsiColor;
+use cvs_store::path_json;
 use serde_json::json;
 
 use crate::context::Context;
@@ -19,7 +20,7 @@ pub(crate) fn run(context: &Context, _: &DoctorArgs) -> Result<Exit, CliError> {
     let findings = machine::examine(context);
     let output = context.output();
     if output.is_json() {
-        output.json(&json!({ "home": context.home(), "checks": findings }))?;
+        output.json(&json!({ "home": path_json::value(context.home()), "checks": findings }))?;
     } else {
         let paint = output.paint();
         output.data(&text(&findings, |state, word| match state {

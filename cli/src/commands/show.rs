@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use clap::Args;
+use cvs_store::path_json;
 use cvs_versions::spec::{Spec, VersionId};
 use cvs_versions::{MountRef, VersionSummary};
 use serde_json::json;
@@ -31,9 +32,9 @@ pub(crate) fn run(context: &Context, args: &ShowArgs) -> Result<Exit, CliError> 
     if output.is_json() {
         output.json(&json!({
             "summary": summary,
-            "file": file,
+            "file": path_json::value(&file),
             "spec": document.root(),
-            "overlay": overlay,
+            "overlay": overlay.as_deref().map(path_json::value),
             "mounts": mounts,
             "warnings": document.warnings(),
         }))?;

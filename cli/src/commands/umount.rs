@@ -1,5 +1,6 @@
 //! `cvs umount`.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Args;
@@ -16,7 +17,7 @@ use crate::mounts;
 pub(crate) struct UmountArgs {
     /// The mountpoint, or a version for all its mounts.
     #[arg(value_name = "DIR|VERSION")]
-    target: String,
+    target: OsString,
 
     /// End it now: whoever uses it gets errors.
     #[arg(long, conflicts_with = "lazy")]

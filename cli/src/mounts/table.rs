@@ -1,5 +1,6 @@
 //! The list of mounts, and making a mountpoint ready.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,13 +15,16 @@ use crate::error::CliError;
 /// What the daemon of a mount writes into its lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MountInfo {
+    #[serde(with = "cvs_store::path_json")]
     pub(super) mountpoint: PathBuf,
     pub(super) view: String,
     pub(super) read_only: bool,
     pub(super) ephemeral: bool,
     /// Where what is written goes; none when nothing can be.
+    #[serde(with = "cvs_store::path_json::option")]
     pub(super) overlay: Option<PathBuf>,
     /// None when it is served in the foreground.
+    #[serde(with = "cvs_store::path_json::option")]
     pub(super) log: Option<PathBuf>,
 }
 
@@ -80,14 +84,24 @@ fn is_ours(line: &mountinfo::Line) -> bool {
 
 /// All mounts of this store, and the dead ones of whatever store.
 pub(crate) fn list(store: &Store) -> Result<Vec<MountEntry>, CliError> {
+    let (mut entries, others) = survey(store)?;
+    entries.extend(others.into_iter().filter(|entry| entry.state == MountState::Dead));
+    entries.sort_by(|a, b| (&a.version, a.mountpoint()).cmp(&(&b.version, b.mountpoint())));
+    Ok(entries)
+}
+
+/// The mounts of this store, and those that have no lease here: dead ones, and those of other stores.
+fn survey(store: &Store) -> Result<(Vec<MountEntry>, Vec<MountEntry>), CliError> {
     let mut lines: Vec<mountinfo::Line> = mountinfo::read()?.into_iter().filter(is_ours).collect();
     let mut entries = Vec::new();
-    for lease in store.leases()? {
+    // The youngest first: where it was mounted again after it was detached, the younger one is what can be seen.
+    for lease in store.leases()?.into_iter().rev() {
         if lease.kind != LeaseKind::Mount {
             continue;
         }
         let info: MountInfo = serde_json::from_value(lease.info).unwrap_or_default();
-        let line = lines.iter().rposition(|line| line.mountpoint == info.mountpoint);
+        let source = source_of(&lease.label);
+        let line = lines.iter().rposition(|l| l.mountpoint == info.mountpoint && l.source == source);
         let state = if line.is_some() { MountState::Mounted } else { MountState::NotAttached };
         if let Some(line) = line {
             lines.remove(line);
@@ -95,13 +109,25 @@ pub(crate) fn list(store: &Store) -> Result<Vec<MountEntry>, CliError> {
         let (pid, since) = (Some(lease.pid), Some(lease.since));
         entries.push(MountEntry { version: lease.label, state, pid, since, info });
     }
-    for line in lines.into_iter().filter(|line| is_dead(&line.mountpoint)) {
+    let others = lines.into_iter().map(|line| {
+        let state = if is_dead(&line.mountpoint) { MountState::Dead } else { MountState::Mounted };
         let version = line.source.strip_prefix(SOURCE).unwrap_or(&line.source).to_owned();
         let info = MountInfo { mountpoint: line.mountpoint, ..MountInfo::default() };
-        entries.push(MountEntry { version, state: MountState::Dead, pid: None, since: None, info });
-    }
-    entries.sort_by(|a, b| (&a.version, a.mountpoint()).cmp(&(&b.version, b.mountpoint())));
-    Ok(entries)
+        MountEntry { version, state, pid: None, since: None, info }
+    });
+    Ok((entries, others.collect()))
+}
+
+/// True when what can be seen at a path is a mount of this version.
+pub(super) fn shows(mountpoint: &Path, version: &str) -> bool {
+    let source = source_of(version);
+    mountinfo::read().is_ok_and(|lines| {
+        lines
+            .iter()
+            .rev()
+            .find(|line| line.mountpoint == mountpoint)
+            .is_some_and(|line| line.source == source)
+    })
 }
 
 /// True when the daemon behind a FUSE mountpoint is gone.
@@ -154,19 +180,25 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, MountsError> {
     })
 }
 
-/// The mounts that `target` means: one by its path, or all of a version.
-pub(crate) fn find(store: &Store, target: &str) -> Result<Vec<MountEntry>, CliError> {
-    let all = list(store)?;
+/// The mounts that `target` means: one by its path, of whatever store, or all of a version.
+pub(crate) fn find(store: &Store, target: &OsStr) -> Result<Vec<MountEntry>, CliError> {
+    let (mut ours, others) = survey(store)?;
+    ours.sort_by(|a, b| a.mountpoint().cmp(b.mountpoint()));
     let path = absolute(Path::new(target)).ok();
-    let by_path: Vec<MountEntry> =
-        all.iter().filter(|entry| path.as_deref() == Some(entry.mountpoint())).cloned().collect();
-    let found = if by_path.is_empty() {
-        all.into_iter().filter(|entry| entry.version == target).collect()
-    } else {
-        by_path
-    };
+    let is_there = |entry: &&MountEntry| path.as_deref() == Some(entry.mountpoint());
+    let attached = |entry: &&MountEntry| entry.state != MountState::NotAttached;
+    let of_version = |entry: &&MountEntry| target == entry.version.as_str();
+    let mut found: Vec<MountEntry> =
+        ours.iter().chain(&others).filter(is_there).filter(attached).cloned().collect();
     if found.is_empty() {
-        return Err(MountsError::NotMounted { target: target.to_owned() }.into());
+        found = ours.iter().filter(is_there).cloned().collect();
+    }
+    if found.is_empty() {
+        let dead = others.iter().filter(|entry| entry.state == MountState::Dead);
+        found = ours.iter().chain(dead).filter(of_version).cloned().collect();
+    }
+    if found.is_empty() {
+        return Err(MountsError::NotMounted { target: target.to_string_lossy().into_owned() }.into());
     }
     Ok(found)
 }

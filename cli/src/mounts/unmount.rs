@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
-use super::table::{MountEntry, MountState};
+use super::table::{MountEntry, MountState, shows};
 use super::{MountsError, mountinfo, users};
 
 /// Between two looks at a mount that is busy, or a daemon that ends.
@@ -45,16 +45,16 @@ pub(crate) fn take_down(
     }
     let deadline = Instant::now() + patience;
     let mut told = false;
-    loop {
-        let flags = match how {
-            How::Wait => MntFlags::empty(),
-            How::Lazy => MntFlags::MNT_DETACH,
-            How::Force => MntFlags::MNT_FORCE | MntFlags::MNT_DETACH,
-        };
+    let flags = match how {
+        How::Wait => MntFlags::empty(),
+        How::Lazy => MntFlags::MNT_DETACH,
+        How::Force => MntFlags::MNT_FORCE | MntFlags::MNT_DETACH,
+    };
+    // It may go by itself, or was detached before; what can be seen there then is not ours to take down.
+    while shows(path, &entry.version) {
         match unmount(path, flags) {
             Ok(()) => break,
-            // It went by itself, or was detached before.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput && !is_mounted(path) => break,
+            Err(_) if !shows(path, &entry.version) => break,
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                 let users = users::describe(&users::of(path));
                 if Instant::now() >= deadline || cancel.load(Ordering::Relaxed) {

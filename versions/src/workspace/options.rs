@@ -125,10 +125,12 @@ pub struct LockReport {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct CreateReport {
     /// The spec.
+    #[serde(serialize_with = "cvs_store::path_json::serialize")]
     pub path: PathBuf,
     /// What became of its lock.
     pub lock: LockReport,
     /// The overlay of an earlier version of this name, which the new one shows.
+    #[serde(serialize_with = "cvs_store::path_json::option::serialize")]
     pub kept_overlay: Option<PathBuf>,
 }
 

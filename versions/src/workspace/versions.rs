@@ -88,6 +88,7 @@ pub struct DeleteOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeleteReport {
     /// The spec.
+    #[serde(serialize_with = "cvs_store::path_json::serialize")]
     pub spec: PathBuf,
     /// What was written in its mounts, if anything ever was.
     pub overlay: Option<OverlayReport>,
@@ -97,6 +98,7 @@ pub struct DeleteReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OverlayReport {
     /// Where it is, or was.
+    #[serde(serialize_with = "cvs_store::path_json::serialize")]
     pub path: PathBuf,
     /// Its files, bookkeeping included.
     pub files: u64,
