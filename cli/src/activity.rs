@@ -52,6 +52,10 @@ impl<'a> Activity<'a> {
                 self.lock().parts.remove(part);
             }
             Event::Failed { part } => drop(self.lock().parts.remove(part)),
+            Event::Stopping => {
+                self.output
+                    .note("stopping when the server answers or its time is up; Ctrl-C again ends it at once");
+            }
             Event::Committing => {
                 self.lock().whole = Some(self.output.progress().task("making it durable", Unit::Items));
             }

@@ -63,18 +63,23 @@ impl Workspace {
         options: &LockOptions<'_>,
     ) -> Result<Built, VersionsError> {
         self.refill_when_empty(options.cancel);
-        jobs::with_stop(options.cancel, |stop| {
-            let fetcher = Fetcher {
-                store: &self.store,
-                transaction,
-                events: options.events,
-                stop,
-                limits: options.limits,
-                offline: options.offline || spec.offline,
-                intake: options.intake,
-            };
-            Builder { spec, previous, fetcher: &fetcher, cancel: options.cancel }.run(options.update, fetch)
-        })
+        jobs::with_stop(
+            options.cancel,
+            || (options.events)(Event::Stopping),
+            |stop| {
+                let fetcher = Fetcher {
+                    store: &self.store,
+                    transaction,
+                    events: options.events,
+                    stop,
+                    limits: options.limits,
+                    offline: options.offline || spec.offline,
+                    intake: options.intake,
+                };
+                Builder { spec, previous, fetcher: &fetcher, cancel: options.cancel }
+                    .run(options.update, fetch)
+            },
+        )
     }
 }
 

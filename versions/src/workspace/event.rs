@@ -53,6 +53,8 @@ pub enum Event<'a> {
         /// The part.
         part: &'a Part,
     },
+    /// The caller cancelled a while ago, and something still waits for a server that does not answer.
+    Stopping,
     /// What was brought is being made durable.
     Committing,
     /// A file that was moved in is in the store, and its old name could not be removed.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// How often the caller's flag is looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// Who was cancelled and has not ended by then is waiting for something.
+const PROMPT: Duration = Duration::from_secs(1);
 
 /// Runs `job` on every item, on so many threads; the results stand in the order of the items.
 pub(super) fn run<T: Sync, R: Send>(items: &[T], workers: usize, job: impl Fn(&T) -> R + Sync) -> Vec<R> {
@@ -33,8 +35,13 @@ pub(super) fn run<T: Sync, R: Send>(items: &[T], workers: usize, job: impl Fn(&T
 }
 
 /// Runs `work` with a flag of its own, which is set as soon as `cancel` is: jobs stop for the caller, and for each
-/// other, and only the caller ever sets the caller's flag.
-pub(super) fn with_stop<R>(cancel: &AtomicBool, work: impl FnOnce(&AtomicBool) -> R) -> R {
+/// other, and only the caller ever sets the caller's flag. `late` is called once when that does not end them soon: a
+/// library that waits for a server looks at no flag.
+pub(super) fn with_stop<R>(
+    cancel: &AtomicBool,
+    late: impl FnOnce() + Send,
+    work: impl FnOnce(&AtomicBool) -> R,
+) -> R {
     let stop = AtomicBool::new(cancel.load(Ordering::Relaxed));
     std::thread::scope(|scope| {
         let (done, ended) = mpsc::channel::<()>();
@@ -43,6 +50,9 @@ pub(super) fn with_stop<R>(cancel: &AtomicBool, work: impl FnOnce(&AtomicBool) -
             while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 if cancel.load(Ordering::Relaxed) {
                     stop.store(true, Ordering::Relaxed);
+                    if ended.recv_timeout(PROMPT) == Err(RecvTimeoutError::Timeout) {
+                        late();
+                    }
                     return;
                 }
             }
@@ -67,15 +77,31 @@ mod tests {
     #[test]
     fn the_callers_flag_reaches_the_jobs() {
         let cancel = AtomicBool::new(false);
-        assert!(!with_stop(&cancel, |stop| stop.load(Ordering::Relaxed)));
-        let stopped = with_stop(&cancel, |stop| {
-            cancel.store(true, Ordering::Relaxed);
-            let deadline = std::time::Instant::now() + Duration::from_secs(10);
-            while !stop.load(Ordering::Relaxed) && std::time::Instant::now() < deadline {
-                std::thread::yield_now();
-            }
-            stop.load(Ordering::Relaxed)
-        });
+        assert!(!with_stop(&cancel, || panic!("late"), |stop| stop.load(Ordering::Relaxed)));
+        let stopped = with_stop(
+            &cancel,
+            || (),
+            |stop| {
+                cancel.store(true, Ordering::Relaxed);
+                let deadline = std::time::Instant::now() + Duration::from_secs(10);
+                while !stop.load(Ordering::Relaxed) && std::time::Instant::now() < deadline {
+                    std::thread::yield_now();
+                }
+                stop.load(Ordering::Relaxed)
+            },
+        );
         assert!(stopped);
+        let told = AtomicBool::new(false);
+        with_stop(
+            &cancel,
+            || told.store(true, Ordering::Relaxed),
+            |_| {
+                let deadline = std::time::Instant::now() + Duration::from_secs(10);
+                while !told.load(Ordering::Relaxed) && std::time::Instant::now() < deadline {
+                    std::thread::yield_now();
+                }
+            },
+        );
+        assert!(told.into_inner());
     }
 }

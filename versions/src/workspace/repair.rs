@@ -9,7 +9,7 @@ use cvs_store::{DamageKind, FsckReport, Intake, ManifestId, ObjectRef};
 use serde::Serialize;
 
 use super::build::{REPOSITORIES, models_manifest};
-use super::event::{Events, Why};
+use super::event::{Event, Events, Why};
 use super::fetch::Fetcher;
 use super::lock::remove_sources;
 use super::{Workspace, jobs, store_error};
@@ -150,18 +150,22 @@ impl Workspace {
             })?;
         let Some(lock) = root.lock else { return Ok((0, Vec::new())) };
         let transaction = self.store.begin(&format!("repair {id}"))?;
-        let failures = jobs::with_stop(options.cancel, |stop| {
-            let fetcher = Fetcher {
-                store: &self.store,
-                transaction: &transaction,
-                events: options.events,
-                stop,
-                limits: options.limits,
-                offline: options.offline,
-                intake: Intake::Copy,
-            };
-            fetch_pinned(&fetcher, &lock)
-        });
+        let failures = jobs::with_stop(
+            options.cancel,
+            || (options.events)(Event::Stopping),
+            |stop| {
+                let fetcher = Fetcher {
+                    store: &self.store,
+                    transaction: &transaction,
+                    events: options.events,
+                    stop,
+                    limits: options.limits,
+                    offline: options.offline,
+                    intake: Intake::Copy,
+                };
+                fetch_pinned(&fetcher, &lock)
+            },
+        );
         if options.cancel.load(Ordering::Relaxed) {
             return Err(VersionsError::Cancelled);
         }
