@@ -149,6 +149,19 @@ fn a_clone_shares_everything_and_goes_alone() {
 }
 
 #[test]
+fn a_deletion_that_fails_tells_what_is_gone() {
+    let world = World::new();
+    world.create("portrait");
+    let failed = world.cvs(&["delete", "portrait", "portrait"]).code(1);
+    assert_eq!(
+        world.env.redact(&failed.stderr),
+        "deleted portrait: $TEST/cvs/versions/portrait.json\n\
+         error: there is no version \"portrait\" in $TEST/cvs/versions\n\
+         hint: `cvs list` shows the versions that there are\n"
+    );
+}
+
+#[test]
 fn what_gc_took_comes_back_from_the_trash() {
     let world = World::new();
     world.create("portrait");

@@ -167,6 +167,9 @@ fn links_permissions_and_leftovers() {
     fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o640)).unwrap();
     symlink(&elsewhere, dir.file_of(&id("a"))).unwrap();
     fs::write(dir.path().join(".cvs-tmp-1-a.json"), "{").unwrap();
+    // Of a killed process that had our pid, where nobody sweeps.
+    let left = temp.path().join(format!(".cvs-tmp-{}-elsewhere.json", std::process::id()));
+    fs::write(&left, "{").unwrap();
     let mut document = read(&dir, "a");
     document.edit(|root| root["comfy"]["ref"] = json!("v2")).unwrap();
     dir.publish(&mut document).unwrap();
@@ -174,6 +177,7 @@ fn links_permissions_and_leftovers() {
     assert!(fs::read_to_string(&elsewhere).unwrap().contains("\"v2\""));
     assert_eq!(fs::metadata(&elsewhere).unwrap().permissions().mode() & 0o777, 0o640);
     assert_eq!(names(dir.path()), [".cvs-lock", "a.json"]);
+    assert!(!left.exists());
 }
 
 #[test]

@@ -60,8 +60,16 @@ pub(crate) fn run(context: &Context, args: &DeleteArgs) -> Result<Exit, CliError
                     .ask(&format!("delete what was written in its mounts, too ({})?", size(&overlay)))?;
             }
         }
-        context.check_cancel()?;
-        done.push((id, workspace.delete(id, &options)?));
+        match context.check_cancel().and_then(|()| Ok(workspace.delete(id, &options)?)) {
+            Ok(report) => done.push((id, report)),
+            Err(error) => {
+                // What is gone is gone, and has to be told. JSON is whole or not at all.
+                if !output.is_json() {
+                    show(context, &done, "deleted")?;
+                }
+                return Err(error);
+            }
+        }
     }
     show(context, &done, "deleted")?;
     Ok(Exit::Ok)

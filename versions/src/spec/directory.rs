@@ -187,7 +187,13 @@ impl VersionsDir {
     }
 
     fn create(&self) -> Result<(), SpecError> {
-        fs::create_dir_all(&self.dir).map_err(|error| SpecError::io("create", &self.dir, error))
+        if self.dir.is_dir() {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.dir).map_err(|error| SpecError::io("create", &self.dir, error))?;
+        // Its own name is as durable as the spec in it must be.
+        let parent = self.dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_dir(parent.unwrap_or(Path::new(".")))
     }
 
     /// Waits for the lock. Its holders do nothing but compare, rename and write what is small. A file rather than the
@@ -242,6 +248,11 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), SpecError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temp = dir.join(format!("{TEMP_PREFIX}{}-{name}", std::process::id()));
     let write = || -> io::Result<()> {
+        // Where a link leads nobody sweeps, and ids of processes come again.
+        match fs::remove_file(&temp) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut file = OpenOptions::new().write(true).create_new(true).open(&temp)?;
         if let Ok(metadata) = fs::metadata(path) {
             file.set_permissions(metadata.permissions())?;
