@@ -2,14 +2,18 @@
 //!
 //! This crate has no dependencies: it must build on a machine that has nothing but Rust and a C compiler,
 //! because it is what brings the rest. One command is one module with a `run` function; what they share is in
-//! [`project`] (where things are), [`shell`] (running programs) and [`failure`] (how a command fails).
+//! [`project`] (where things are), [`shell`] (running programs), [`lab`] (where filesystems are compared), [`table`]
+//! (what comes of it) and [`failure`] (how a command fails).
 
 mod bench;
 mod demo;
 mod failure;
+mod lab;
+mod posix;
 mod project;
 mod setup;
 mod shell;
+mod table;
 mod test;
 mod tidy;
 
@@ -26,6 +30,8 @@ usage: cargo xtask COMMAND
   demo [--repo URL[@REF]]    the main job, end to end, on the tests' own ComfyUI or on the one at URL
   bench [--runs N] [--quick] [NAME...]
                              compare with what people use today; without NAMEs, all of them
+  posix [--quick] [SUITE...] public POSIX suites on a mount and on other filesystems; without SUITEs, all of
+                             them; needs root
   tidy                       the repository's own rules
 ";
 
@@ -52,6 +58,7 @@ fn dispatch(command: &str, args: &[String]) -> Outcome {
         "test" => test::run(&project, args),
         "demo" => demo::run(&project, args),
         "bench" => bench::run(&project, args),
+        "posix" => posix::run(&project, args),
         "tidy" => tidy::run(&project, args),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");

@@ -43,11 +43,11 @@ const NEEDS: &[Need] = &[
     Need { package: "acl", probe: Probe::Program("setfacl"), why: "access control lists in tests" },
 ];
 
-/// What benchmarks compare with.
-const BENCH_NEEDS: &[Need] = &[Need {
+/// What benchmarks and POSIX suites compare with.
+const PEERS: &[Need] = &[Need {
     package: "fuse-overlayfs",
     probe: Probe::Program("fuse-overlayfs"),
-    why: "a peer in benchmarks",
+    why: "a peer in benchmarks and POSIX suites",
 }];
 
 /// A program from crates.io.
@@ -56,27 +56,32 @@ struct Tool {
     version: &'static str,
 }
 
-const TEST_TOOLS: &[Tool] = &[Tool { name: "fsx", version: "0.3.2" }];
-const BENCH_TOOLS: &[Tool] = &[Tool { name: "b3sum", version: "1.8.7" }];
+const FSX: Tool = Tool { name: "fsx", version: "0.3.2" };
+const B3SUM: Tool = Tool { name: "b3sum", version: "1.8.7" };
+const PJDFSTEST: Tool = Tool { name: "pjdfstest", version: "0.2.2" };
 
 /// What a command is about to do, and therefore what must be there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Test,
     Bench,
+    Posix,
     All,
 }
 
 impl Purpose {
     fn needs(self) -> impl Iterator<Item = &'static Need> {
-        let bench: &[Need] = if self == Purpose::Test { &[] } else { BENCH_NEEDS };
-        NEEDS.iter().chain(bench)
+        let peers: &[Need] = if self == Purpose::Test { &[] } else { PEERS };
+        NEEDS.iter().chain(peers)
     }
 
-    fn tools(self) -> impl Iterator<Item = &'static Tool> {
-        let test: &[Tool] = if self == Purpose::Bench { &[] } else { TEST_TOOLS };
-        let bench: &[Tool] = if self == Purpose::Test { &[] } else { BENCH_TOOLS };
-        test.iter().chain(bench)
+    fn tools(self) -> &'static [Tool] {
+        match self {
+            Purpose::Test => &[FSX],
+            Purpose::Bench => &[B3SUM],
+            Purpose::Posix => &[FSX, PJDFSTEST],
+            Purpose::All => &[FSX, B3SUM, PJDFSTEST],
+        }
     }
 }
 

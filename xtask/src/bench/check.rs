@@ -2,10 +2,11 @@
 //! b3sum of the same files.
 
 use super::data;
-use super::lab::{Lab, Peer};
-use super::table::{Table, aim, ratio, time};
+use super::measure::Peer;
 use crate::failure::Outcome;
+use crate::lab::Lab;
 use crate::shell;
+use crate::table::{Table, aim, ratio, time};
 
 pub(super) fn run(lab: &Lab) -> Outcome {
     let tree = data::tree(lab, lab.size(100_000, 2_000))?;

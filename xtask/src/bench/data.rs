@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::lab::Lab;
 use crate::failure::{Doing, Outcome};
+use crate::lab::Lab;
 
 /// A tree of `files` small files, shaped like what nodes and Python packages hold: directories of about thirty
 /// files, sizes up to 58 KiB, most of them below 8 KiB, no two of the same content.

@@ -7,10 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::data::Random;
-use super::lab::{Lab, disk_usage};
-use super::table::{Table, aim, bytes};
+use super::measure::disk_usage;
 use crate::failure::{Doing, Outcome};
+use crate::lab::Lab;
 use crate::shell;
+use crate::table::{Table, aim, bytes};
 
 const VERSIONS: usize = 10;
 

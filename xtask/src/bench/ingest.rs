@@ -4,10 +4,11 @@
 use std::path::Path;
 
 use super::data;
-use super::lab::{Lab, Peer};
-use super::table::{Table, bytes, ratio, time};
+use super::measure::Peer;
 use crate::failure::Outcome;
+use crate::lab::Lab;
 use crate::shell;
+use crate::table::{Table, bytes, ratio, time};
 
 const COPY: &str = r#"cp -a "$1" "$2"; find "$2" -type f -print0 | xargs -0 b3sum > "$2.sums""#;
 
@@ -16,7 +17,7 @@ pub(super) fn run(lab: &Lab) -> Outcome {
     let model = data::model(lab, lab.size(4 << 30, 64 << 20))?;
     let mut table = Table::new(&["what", "cvs", "cp -a, b3sum", "and sync", "cvs / cp", "cvs / cp and sync"]);
     for (what, source) in [("tree of small files", &tree), ("one large file", &model)] {
-        let size = super::lab::disk_usage(source)?;
+        let size = super::measure::disk_usage(source)?;
         let [ours, copied, synced] = measure(lab, source)?[..] else { continue };
         table.row(vec![
             format!("{what}, {}", bytes(size)),

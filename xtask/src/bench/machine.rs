@@ -3,16 +3,17 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::lab::{self, Lab};
-use super::table::bytes;
+use super::measure;
 use crate::failure::Outcome;
+use crate::lab::Lab;
 use crate::shell;
+use crate::table::bytes;
 
 /// A paragraph for the top of a report.
 pub(super) fn facts(lab: &Lab) -> Outcome<String> {
     let cpu = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown processor".to_owned());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let memory = lab::kib("/proc/meminfo", "MemTotal").map_or("?".to_owned(), |kib| bytes(kib * 1024));
+    let memory = measure::kib("/proc/meminfo", "MemTotal").map_or("?".to_owned(), |kib| bytes(kib * 1024));
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let disk =
         shell::output(Command::new("findmnt").args(["-n", "-o", "FSTYPE,SOURCE", "-T"]).arg(lab.dir()))?;

@@ -9,18 +9,17 @@ mod check;
 mod data;
 mod disk;
 mod ingest;
-mod lab;
 mod machine;
+mod measure;
 mod mount;
 mod read;
-mod table;
 mod walk;
 
 use crate::failure::{Outcome, fail};
+use crate::lab::Lab;
 use crate::project::Project;
 use crate::setup::{self, Purpose};
 use crate::shell;
-use lab::Lab;
 
 struct Bench {
     name: &'static str,
@@ -62,7 +61,7 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
     setup::ensure(project, Purpose::Bench)?;
     shell::run(shell::cargo(project).args(["build", "--release", "--package", "cvs-cli", "--bin", "cvs"]))?;
 
-    let lab = Lab::open(project, quick, runs.unwrap_or(if quick { 1 } else { 5 }))?;
+    let lab = Lab::open(project, "bench", quick)?.with_runs(runs.unwrap_or(if quick { 1 } else { 5 }));
     println!("{}", machine::facts(&lab)?);
     let mut failed = Vec::new();
     for bench in BENCHES.iter().filter(|b| names.is_empty() || names.contains(&b.name)) {

@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::lab::{self, Lab, Peer, clock};
-use super::table::{Table, aim, bytes, time};
+use super::measure::{self, Peer, clock};
 use crate::failure::{Doing, Outcome, fail};
+use crate::lab::Lab;
 use crate::shell;
+use crate::table::{Table, aim, bytes, time};
 
 pub(super) fn run(lab: &Lab) -> Outcome {
     let mut table = Table::new(&[
@@ -94,7 +95,7 @@ fn daemon(lab: &Lab, at: &Path) -> Outcome<u64> {
 
 /// Memory of a process that is in RAM, in bytes.
 fn resident(pid: u64) -> Outcome<u64> {
-    match lab::kib(&format!("/proc/{pid}/status"), "VmRSS") {
+    match measure::kib(&format!("/proc/{pid}/status"), "VmRSS") {
         Some(kib) => Ok(kib * 1024),
         None => fail!("process {pid}, which served the mount, is gone"),
     }

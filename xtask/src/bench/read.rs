@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::data;
-use super::lab::{Lab, Peer, clock};
-use super::table::{Table, ratio, time};
+use super::measure::{Peer, clock};
 use crate::failure::{Doing, Outcome, fail};
+use crate::lab::Lab;
 use crate::shell;
+use crate::table::{Table, ratio, time};
 
 /// Touches every page through a map and prints the seconds that took, the interpreter's own start left out.
 const MMAP: &str = "\
@@ -25,7 +26,7 @@ with open(sys.argv[1], 'rb') as f:
 pub(super) fn run(lab: &Lab) -> Outcome {
     let source = data::model(lab, lab.size(4 << 30, 64 << 20))?;
     shell::quiet(lab.cvs().args(["debug", "ingest"]).arg(&source).args(["--as", "read"]))?;
-    let mount = lab.mount("read")?;
+    let mount = lab.mount("read", &[])?;
     let native = source.join(data::MODEL);
     let ours = mount.join(data::MODEL);
 

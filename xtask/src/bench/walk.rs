@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use super::data;
-use super::lab::{Lab, Peer};
-use super::table::{Table, ratio, time};
+use super::measure::Peer;
 use crate::failure::Outcome;
+use crate::lab::Lab;
 use crate::project::is_root;
 use crate::shell;
+use crate::table::{Table, ratio, time};
 
 const LIST: &str = r#"find "$1" -ls > /dev/null"#;
 const READ: &str = r#"find "$1" -type f -exec cat {} + > /dev/null"#;
@@ -46,30 +47,14 @@ pub(super) fn run(lab: &Lab) -> Outcome {
 
 /// Where the same tree can be seen: ours first, native second, then those that had to be mounted.
 fn places(lab: &Lab, source: &Path) -> Outcome<Vec<(&'static str, PathBuf)>> {
-    let mut places = vec![("cvs", lab.mount("walk")?), ("native", source.to_path_buf())];
+    let mut places = vec![("cvs", lab.mount("walk", &[])?), ("native", source.to_path_buf())];
     if is_root() {
-        let (at, options) = overlay(lab, "overlayfs", source)?;
-        shell::quiet(lab.command("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&at))?;
-        places.push(("overlayfs", at));
+        places.push(("overlayfs", lab.overlayfs(source)?));
     } else {
         println!("overlayfs is left out: mounting it needs root.\n");
     }
-    let (at, options) = overlay(lab, "fuse-overlayfs", source)?;
-    shell::quiet(lab.command("fuse-overlayfs").args(["-o", &options]).arg(&at))?;
-    places.push(("fuse-overlayfs", at));
+    places.push(("fuse-overlayfs", lab.fuse_overlayfs(source)?));
     Ok(places)
-}
-
-/// An empty mount point with an upper and a work directory beside it, and the options that join them to `lower`.
-fn overlay(lab: &Lab, name: &str, lower: &Path) -> Outcome<(PathBuf, String)> {
-    let dir = lab.work(name)?;
-    let [upper, work, at] = ["upper", "work", "mnt"].map(|part| dir.join(part));
-    for part in [&upper, &work, &at] {
-        lab.empty(part)?;
-    }
-    let options =
-        format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
-    Ok((at, options))
 }
 
 fn peer<'a>(lab: &'a Lab, name: &'static str, dir: &'a Path, cold: bool, line: &'static str) -> Peer<'a> {

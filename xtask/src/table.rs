@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 /// The middle one of several measurements, or the mean of the two in the middle.
-pub(super) fn median(mut samples: Vec<Duration>) -> Duration {
+pub(crate) fn median(mut samples: Vec<Duration>) -> Duration {
     samples.sort();
     match samples.len() {
         0 => Duration::ZERO,
@@ -14,7 +14,7 @@ pub(super) fn median(mut samples: Vec<Duration>) -> Duration {
 }
 
 /// A duration in the unit that a person would choose.
-pub(super) fn time(duration: Duration) -> String {
+pub(crate) fn time(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     match seconds {
         s if s >= 100.0 => format!("{s:.0} s"),
@@ -25,7 +25,7 @@ pub(super) fn time(duration: Duration) -> String {
     }
 }
 
-pub(super) fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = count as f64;
     let mut unit = 0;
@@ -38,7 +38,7 @@ pub(super) fn bytes(count: u64) -> String {
 }
 
 /// `value` as a multiple of `reference`.
-pub(super) fn ratio(value: Duration, reference: Duration) -> String {
+pub(crate) fn ratio(value: Duration, reference: Duration) -> String {
     if reference.is_zero() {
         return "-".to_owned();
     }
@@ -46,29 +46,29 @@ pub(super) fn ratio(value: Duration, reference: Duration) -> String {
 }
 
 /// Whether an aim was reached, in words.
-pub(super) fn aim(what: &str, reached: bool) {
+pub(crate) fn aim(what: &str, reached: bool) {
     println!("Aim: {what}: {}.\n", if reached { "reached" } else { "missed" });
 }
 
 /// A table whose first column is text and whose others are figures.
-pub(super) struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(super) fn new(heading: &[&str]) -> Table {
+    pub(crate) fn new(heading: &[&str]) -> Table {
         Table { rows: vec![heading.iter().map(|h| h.to_string()).collect()] }
     }
 
-    pub(super) fn row(&mut self, cells: Vec<String>) {
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
-    pub(super) fn print(&self) {
+    pub(crate) fn print(&self) {
         println!("{}", self.render());
     }
 
-    fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let columns = self.rows.first().map_or(0, Vec::len);
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));

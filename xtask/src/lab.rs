@@ -1,0 +1,180 @@
+//! Where benchmarks and comparisons work: a directory below the target directory, a `cvs` with a home of its own, the
+//! overlay filesystems that stand beside it, and the mounts that must be gone afterwards whatever happened.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::failure::{Doing, Outcome};
+use crate::project::Project;
+use crate::shell;
+
+pub(crate) struct Lab {
+    cvs: PathBuf,
+    tools: PathBuf,
+    dir: PathBuf,
+    quick: bool,
+    runs: usize,
+}
+
+impl Lab {
+    /// Opens `name` in the target directory, and takes away what a killed run left there.
+    pub(crate) fn open(project: &Project, name: &str, quick: bool) -> Outcome<Lab> {
+        let dir = project.target().join(name);
+        fs::create_dir_all(&dir).doing(|| format!("making {}", dir.display()))?;
+        let dir = dir.canonicalize().doing(|| format!("resolving {}", dir.display()))?;
+        let cvs = project.release("cvs");
+        let lab = Lab { cvs, tools: project.tools().join("bin"), dir, quick, runs: 1 };
+        lab.clear();
+        Ok(lab)
+    }
+
+    /// Has everything measured `runs` times, not once.
+    pub(crate) fn with_runs(mut self, runs: usize) -> Lab {
+        self.runs = runs;
+        self
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A directory for one piece of work, gone after it.
+    pub(crate) fn work(&self, name: &str) -> Outcome<PathBuf> {
+        let dir = self.dir.join("work").join(name);
+        fs::create_dir_all(&dir).doing(|| format!("making {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// The CVS_HOME that [`Lab::cvs`] works with.
+    pub(crate) fn home(&self) -> PathBuf {
+        self.dir.join("work").join("home")
+    }
+
+    pub(crate) fn is_quick(&self) -> bool {
+        self.quick
+    }
+
+    /// `full`, or a small stand-in for it in a quick run.
+    pub(crate) fn size(&self, full: u64, quick: u64) -> u64 {
+        if self.quick { quick } else { full }
+    }
+
+    pub(crate) fn runs(&self) -> usize {
+        self.runs
+    }
+
+    /// The release `cvs`, on the laboratory's home, without the caller's configuration.
+    pub(crate) fn cvs(&self) -> Command {
+        let mut cmd = self.command(&self.cvs);
+        cmd.env("CVS_HOME", self.home());
+        for name in ["CVS_VERSIONS_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "RUST_LOG"] {
+            cmd.env_remove(name);
+        }
+        cmd.env("HOME", self.dir.join("work"));
+        cmd
+    }
+
+    /// A peer's program, in the laboratory.
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut cmd = Command::new(program);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let dirs =
+            std::env::split_paths(&path).chain([self.tools.clone(), "/usr/sbin".into(), "/sbin".into()]);
+        if let Ok(joined) = std::env::join_paths(dirs) {
+            cmd.env("PATH", joined);
+        }
+        cmd.current_dir(&self.dir).stdin(std::process::Stdio::null());
+        cmd
+    }
+
+    /// A line of shell, for what is a pipeline in real life too. `"$1"` and so on are `args`.
+    pub(crate) fn sh(&self, line: &str, args: &[&Path]) -> Command {
+        let mut cmd = self.command("bash");
+        cmd.args(["-euo", "pipefail", "-c", line, "bash"]).args(args);
+        cmd
+    }
+
+    /// Empties a directory that a peer wrote into, and makes it if need be.
+    pub(crate) fn empty(&self, dir: &Path) -> Outcome {
+        if dir.exists() {
+            fs::remove_dir_all(dir).doing(|| format!("emptying {}", dir.display()))?;
+        }
+        fs::create_dir_all(dir).doing(|| format!("making {}", dir.display()))
+    }
+
+    /// Mounts a version and says where.
+    pub(crate) fn mount(&self, id: &str, options: &[&str]) -> Outcome<PathBuf> {
+        let at = self.work("mnt")?.join(id);
+        fs::create_dir_all(&at).doing(|| format!("making {}", at.display()))?;
+        shell::quiet(self.cvs().args(["mount", id]).arg(&at).args(options))?;
+        Ok(at)
+    }
+
+    pub(crate) fn umount(&self, at: &Path) -> Outcome {
+        shell::quiet(self.cvs().arg("umount").arg(at))
+    }
+
+    /// Mounts kernel overlayfs, empty, over `lower`, and says where. Needs root.
+    pub(crate) fn overlayfs(&self, lower: &Path) -> Outcome<PathBuf> {
+        let (at, options) = self.overlay("overlayfs", lower)?;
+        shell::quiet(self.command("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&at))?;
+        Ok(at)
+    }
+
+    /// Mounts fuse-overlayfs, empty, over `lower`, and says where.
+    pub(crate) fn fuse_overlayfs(&self, lower: &Path) -> Outcome<PathBuf> {
+        let (at, options) = self.overlay("fuse-overlayfs", lower)?;
+        shell::quiet(self.command("fuse-overlayfs").args(["-o", &options]).arg(&at))?;
+        Ok(at)
+    }
+
+    /// An empty mount point with an upper and a work directory beside it, and the options that join them to `lower`.
+    fn overlay(&self, name: &str, lower: &Path) -> Outcome<(PathBuf, String)> {
+        let dir = self.work(name)?;
+        let [upper, work, at] = ["upper", "work", "mnt"].map(|part| dir.join(part));
+        for part in [&upper, &work, &at] {
+            self.empty(part)?;
+        }
+        let options =
+            format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+        Ok((at, options))
+    }
+
+    /// Takes away every mount below the laboratory and the files of the work, never what is kept between runs. What cannot be
+    /// taken away is told: it would falsify what runs next.
+    pub(crate) fn clear(&self) {
+        let mounts = mounts_below(&self.dir);
+        for at in mounts.iter().rev() {
+            if !shell::succeeds(self.command("umount").arg(at))
+                && !shell::succeeds(self.command("umount").arg("-l").arg(at))
+            {
+                eprintln!("warning: {} stays mounted", at.display());
+            }
+        }
+        let work = self.dir.join("work");
+        if work.exists()
+            && mounts_below(&self.dir).is_empty()
+            && let Err(e) = fs::remove_dir_all(&work)
+        {
+            eprintln!("warning: {} stays: {e}", work.display());
+        }
+    }
+}
+
+/// Mount points below `dir`, outer ones first.
+fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    let mut found: Vec<PathBuf> =
+        points.map(|p| PathBuf::from(unescape(p))).filter(|p| p.starts_with(dir) && p != dir).collect();
+    found.sort();
+    found
+}
+
+/// mountinfo writes space, tab, newline and backslash in octal.
+fn unescape(point: &str) -> String {
+    [(r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")]
+        .iter()
+        .fold(point.to_owned(), |text, (from, to)| text.replace(from, to))
+}
