@@ -53,7 +53,8 @@ impl Mount {
         Ok(Self { session, mountpoint: mountpoint.to_owned() })
     }
 
-    /// Answers the kernel until the mount is taken down, by whomever; it is never taken down from here. `ready` is called when it is usable.
+    /// Answers the kernel until the mount is taken down, by whomever; it is never taken down from here. `ready` is
+    /// called when it is usable.
     pub fn serve(self, ready: impl FnOnce() + Send + 'static) -> Result<(), MountError> {
         let mountpoint = self.mountpoint.clone();
         // The first look at the mount waits for the threads that `run` is about to start.

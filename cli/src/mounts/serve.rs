@@ -33,7 +33,8 @@ pub(crate) struct Serve {
     pub(crate) log: Option<PathBuf>,
 }
 
-/// Mounts and serves. `confirm` is asked, when the lease is taken, whether the view is still the version's. `ready` is called when the mount can be used. Returns when it is gone.
+/// Mounts and serves. `confirm` is asked, when the lease is taken, whether the view is still the version's. `ready` is
+/// called when the mount can be used. Returns when it is gone.
 ///
 /// SIGTERM, SIGINT and SIGHUP take it down: while files are in use it is taken out of sight and ends when they are
 /// closed; a second signal ends it at once.
