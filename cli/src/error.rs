@@ -240,7 +240,13 @@ fn hint_of_source(error: &SourceError) -> Option<String> {
         SourceError::Checksum { .. } | SourceError::Size { .. } => {
             "nothing was stored; correct `checksum` in the spec only if the file is the one that you want"
         }
-        SourceError::DiskFull { .. } => "make room; `cvs gc --grace 0` frees what no version needs",
+        SourceError::DiskFull { .. } => return hint_of_io(&io::ErrorKind::StorageFull.into()),
+        // libgit2 says it in words only.
+        SourceError::Git { source, .. } | SourceError::GitObject { source, .. }
+            if source.message().ends_with("No space left on device") =>
+        {
+            return hint_of_io(&io::ErrorKind::StorageFull.into());
+        }
         SourceError::Changed { .. } => "run the command again when nothing writes to the file",
         _ => return None,
     };

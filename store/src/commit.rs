@@ -125,7 +125,10 @@ impl Transaction {
         loop {
             match rename(RenameFlags::NOREPLACE) {
                 Ok(()) => return Ok(true),
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !shard.exists() => {
+                // Without its shard; by now another commit may have made that.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && object.path.symlink_metadata().is_ok() =>
+                {
                     match fs::create_dir(shard) {
                         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                             return Err(failed(error));

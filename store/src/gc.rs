@@ -311,9 +311,10 @@ fn move_object(from: &Path, to: &Path) -> Result<bool, StoreError> {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let parent = to.parent().unwrap_or(to);
-            if !from.exists() || parent.exists() {
+            if from.symlink_metadata().is_err() {
                 return Ok(false);
             }
+            // Another thread may be making it too.
             layout::make_dir(parent)?;
             match rename() {
                 Ok(()) => Ok(true),

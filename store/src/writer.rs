@@ -253,11 +253,17 @@ impl Transaction {
                 false => Err(StoreError::Changed { path: path.to_owned() }),
             };
         }
+        let short = |at: u64, error| {
+            write_error("write", &self.lease.directory().join("object"), len.saturating_sub(at), error)
+        };
+        // A file that cannot fit is refused before it takes the room that others still need.
+        let room = rustix::fs::fstatvfs(target).map_or(u64::MAX, |s| s.f_bavail.saturating_mul(s.f_frsize));
+        if room < len {
+            return Err(short(0, io::ErrorKind::StorageFull.into()));
+        }
         hash::copy_file(source, target, len).map_err(|error| match error {
             hash::CopyError::Read(error) => read_error(error),
-            hash::CopyError::Write(at, error) => {
-                write_error("write", &self.lease.directory().join("object"), len.saturating_sub(at), error)
-            }
+            hash::CopyError::Write(at, error) => short(at, error),
         })
     }
 

@@ -295,6 +295,30 @@ fn many_open_a_new_store_at_once() {
     });
 }
 
+/// Every commit of a new store makes directories that the others make too.
+#[test]
+fn many_commit_to_a_new_store_at_once() {
+    for _ in 0..20 {
+        let home = Home::new();
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for thread in 0..4_u8 {
+                let (home, start) = (&home, &start);
+                scope.spawn(move || {
+                    let txn = home.store.begin("v").unwrap();
+                    for at in 0..64_u8 {
+                        txn.put_bytes(&[at]).unwrap();
+                        txn.put_bytes(&[at, thread]).unwrap();
+                    }
+                    start.wait();
+                    txn.commit().unwrap();
+                });
+            }
+        });
+        assert_eq!(cvs_store::usage(&home.store, &[]).unwrap().stored_objects, 64 * 5);
+    }
+}
+
 #[test]
 fn an_unreadable_file_is_an_error_that_names_it() {
     let home = Home::new();
