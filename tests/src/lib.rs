@@ -20,6 +20,7 @@ mod safetensors;
 mod sandbox;
 mod tools;
 mod wait;
+mod wheels;
 
 pub use comfy_process::{ComfyProcess, Event, Finished, Launch};
 pub use comfyui::{CORE, LIBRARY, NODES, Repositories, SubmoduleUrl};

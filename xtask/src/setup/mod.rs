@@ -2,7 +2,10 @@
 //!
 //! Each need is looked for by what it provides (a command, a pkg-config module, a working `python3 -m venv`), so
 //! that something installed by other means counts. Only what is missing is installed: by apt-get as root; as
-//! anyone else the exact command to run is printed. Programs from crates.io go under the target directory.
+//! anyone else the exact command to run is printed. What comes from crates.io and from the Python package index goes
+//! under the target directory.
+
+mod python;
 
 use std::path::Path;
 use std::process::Command;
@@ -14,6 +17,8 @@ use crate::shell;
 /// How a need is recognised as met.
 enum Probe {
     Program(&'static str),
+    /// Any of these.
+    OneOf(&'static [&'static str]),
     PkgConfig(&'static str),
     Venv,
 }
@@ -50,6 +55,14 @@ const PEERS: &[Need] = &[Need {
     why: "a peer in benchmarks and POSIX suites",
 }];
 
+/// What the browser test takes. Ubuntu has it as a snap only, which no container runs: there, and wherever else the
+/// distribution does not carry it, set-up goes on without, and the test says that it is skipped.
+const BROWSER: Need = Need {
+    package: "chromium",
+    probe: Probe::OneOf(&["chromium", "google-chrome", "google-chrome-stable", "chrome"]),
+    why: "loads ComfyUI's page in a test",
+};
+
 /// A program from crates.io.
 struct Tool {
     name: &'static str,
@@ -73,6 +86,15 @@ impl Purpose {
     fn needs(self) -> impl Iterator<Item = &'static Need> {
         let peers: &[Need] = if self == Purpose::Test { &[] } else { PEERS };
         NEEDS.iter().chain(peers)
+    }
+
+    /// Whether ComfyUI is run, and so uv and the wheels are needed.
+    fn runs_python(self) -> bool {
+        self != Purpose::Posix
+    }
+
+    fn has_browser(self) -> bool {
+        matches!(self, Purpose::Test | Purpose::All)
     }
 
     fn tools(self) -> &'static [Tool] {
@@ -99,7 +121,18 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
 
 /// Installs what is missing for `purpose`; says nothing when nothing is.
 pub(crate) fn ensure(project: &Project, purpose: Purpose) -> Outcome {
-    let missing: Vec<&Need> = purpose.needs().filter(|need| !is_met(project, need)).collect();
+    let mut missing: Vec<&Need> = purpose.needs().filter(|need| !is_met(project, need)).collect();
+    if purpose.has_browser() && !is_met(project, &BROWSER) {
+        if has_package(project, BROWSER.package) {
+            missing.push(&BROWSER);
+        } else {
+            eprintln!(
+                "note: this distribution has no package '{}'; without it or Google Chrome, the browser test is \
+                 skipped",
+                BROWSER.package
+            );
+        }
+    }
     if !missing.is_empty() {
         install_packages(project, &missing)?;
         for need in missing {
@@ -111,27 +144,34 @@ pub(crate) fn ensure(project: &Project, purpose: Purpose) -> Outcome {
     for tool in purpose.tools() {
         install_tool(project, tool)?;
     }
+    if purpose.runs_python() {
+        python::install_uv(project)?;
+        python::download_wheels(project)?;
+    }
     Ok(())
 }
 
 fn check(project: &Project) -> Outcome {
     let mut all = true;
-    for need in Purpose::All.needs() {
-        let met = is_met(project, need);
+    let mut say = |met: bool, name: &str, what: &str| {
         all &= met;
-        println!("{:7}  {:16} {}", if met { "present" } else { "MISSING" }, need.package, need.why);
+        println!("{:7}  {name:16} {what}", if met { "present" } else { "MISSING" });
+    };
+    for need in Purpose::All.needs().chain([&BROWSER]) {
+        say(is_met(project, need), need.package, need.why);
     }
     for tool in Purpose::All.tools() {
-        let met = has_tool(project, tool);
-        all &= met;
-        println!("{:7}  {:16} from crates.io", if met { "present" } else { "MISSING" }, tool.name);
+        say(has_tool(project, tool), tool.name, "from crates.io");
     }
+    say(python::has_uv(project), "uv", &format!("{} from the Python package index", python::UV));
+    say(python::has_wheels(project), "test-wheels", "what tests install, from the Python package index");
     if all { Ok(()) } else { fail!("something is missing; `cargo xtask setup` installs it") }
 }
 
 fn is_met(project: &Project, need: &Need) -> bool {
     match need.probe {
         Probe::Program(name) => find_program(name).is_some(),
+        Probe::OneOf(names) => names.iter().any(|name| find_program(name).is_some()),
         Probe::PkgConfig(module) => {
             shell::succeeds(shell::command(project, "pkg-config").args(["--exists", module]))
         }
@@ -149,9 +189,23 @@ fn venv_works(dir: &Path) -> bool {
             && pip_runs()
 }
 
+/// Whether apt-get could install it. Lists that were never fetched know nothing: then the package is asked for, and
+/// apt-get says what it thinks of it.
+fn has_package(project: &Project, package: &str) -> bool {
+    let known = |name: &str| {
+        shell::output(shell::command(project, "apt-cache").args(["show", "--no-all-versions", name]))
+    };
+    match known(package) {
+        // Ubuntu's is an empty package that asks for the snap.
+        Ok(text) => !text.contains("snap"),
+        Err(_) => find_program("apt-get").is_some() && known("git").is_err(),
+    }
+}
+
 fn still_missing(need: &Need) -> Failure {
     let what = match need.probe {
         Probe::Program(name) => format!("there is still no `{name}` in PATH"),
+        Probe::OneOf(names) => format!("PATH still has none of {}", names.join(", ")),
         Probe::PkgConfig(module) => format!("pkg-config still does not know '{module}'"),
         Probe::Venv => {
             let python = find_program("python3").map_or("python3".to_owned(), |p| p.display().to_string());
