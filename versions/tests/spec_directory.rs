@@ -6,7 +6,9 @@ use std::path::Path;
 
 use cvs_store::{ManifestId, RootRef, RootSource};
 use cvs_versions::SpecError;
-use cvs_versions::spec::{Lock, LockedRepo, NewSpec, ReadOptions, SpecDocument, VersionId, VersionsDir};
+use cvs_versions::spec::{
+    Lock, LockedRepo, NewSpec, PythonSpec, ReadOptions, SpecDocument, VersionId, VersionsDir,
+};
 use serde_json::{Map, json};
 
 fn id(text: &str) -> VersionId {
@@ -20,7 +22,8 @@ fn new(name: &str) -> SpecDocument {
         custom_nodes: vec![json!({ "repo": "https://h/o/N" })],
         models: Vec::new(),
         python_packages: vec!["numpy<2".to_owned(), "--pre".to_owned()],
-        python: Some("3.12".to_owned()),
+        python: PythonSpec { version: Some("3.12".to_owned()), ..PythonSpec::default() },
+        skip_python: false,
         env: vec![("A".to_owned(), "1".to_owned())],
         options: ReadOptions { lenient: true },
     })

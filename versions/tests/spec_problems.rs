@@ -260,7 +260,7 @@ fn oddities_are_warned_of_and_kept() {
                 .to_owned(),
         ]
     );
-    assert_eq!(document.spec().python.as_deref(), Some("3.11"));
+    assert_eq!(document.spec().python.version.as_deref(), Some("3.11"));
     assert_eq!(document.text(), text);
 }
 

@@ -49,7 +49,7 @@ fn the_large_sample_is_read_whole() {
     let document = parse("examples/wan22-fast.json", ReadOptions::default()).unwrap();
     let spec = document.spec();
     assert_eq!(spec.comfy.revision, Revision::Commit("196954ab8c55bc4ac48113686a57ce250677c7b5".to_owned()));
-    assert_eq!(spec.python.as_deref(), Some("python3.11"));
+    assert_eq!(spec.python.version.as_deref(), Some("python3.11"));
     assert_eq!(spec.env, [("COMFY_PYTHON".to_owned(), "python3.11".to_owned())]);
     assert_eq!(spec.python_packages, ["Pillow", "sageattention", "onnx", "onnxruntime-gpu"]);
     let nodes: Vec<String> = spec.custom_nodes.iter().map(|n| format!("{} {}", n.path, n.revision)).collect();
@@ -120,7 +120,12 @@ fn every_field_is_read() {
         ]
     );
     assert!(matches!(spec.models[0].checksums[..], [Checksum::Sha256(_)]));
-    assert_eq!(spec.python.as_deref(), Some("3.12"));
+    assert_eq!(spec.python.version.as_deref(), Some("3.12"));
+    assert_eq!(spec.python.index_url.as_deref(), Some("https://packages.example.com/simple"));
+    assert_eq!(spec.python.extra_index_urls, ["https://wheels.example.com/simple"]);
+    assert_eq!(spec.python.torch_backend.as_deref(), Some("auto"));
+    assert_eq!(spec.directories.output.as_deref(), Some(std::path::Path::new("/srv/comfy/output")));
+    assert_eq!((&spec.directories.user, &spec.directories.temp), (&None, &None));
     assert_eq!(spec.python_packages, ["onnxruntime-gpu==1.23.0"]);
     assert_eq!(spec.env, [("HF_HUB_OFFLINE".to_owned(), "1".to_owned())]);
     assert_eq!((spec.offline, spec.skip_models), (false, false));

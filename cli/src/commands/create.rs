@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use clap::Args;
-use cvs_versions::spec::{NewSpec, ReadOptions, VersionId, inputs};
+use cvs_versions::spec::{NewSpec, PythonSpec, ReadOptions, VersionId, inputs};
 use cvs_versions::{CreateOptions, SpecError};
 
-use super::shared::{IntakeArgs, locked_line, warn};
+use super::shared::{IntakeArgs, WheelsArgs, locked_line, warn};
 use crate::activity::Activity;
 use crate::context::Context;
 use crate::error::{CliError, Exit};
@@ -40,13 +40,12 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "SRC[=PATH]")]
     model: Vec<String>,
 
-    /// A Python requirement besides those of core and nodes. Kept in the spec; nothing installs it yet.
+    /// A Python requirement besides those of core and nodes.
     #[arg(long, value_name = "REQUIREMENT")]
     package: Vec<String>,
 
-    /// The version of Python. Kept in the spec; nothing installs it yet.
-    #[arg(long, value_name = "VERSION")]
-    python: Option<String>,
+    #[command(flatten)]
+    python: PythonArgs,
 
     /// A variable in the environment of ComfyUI.
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
@@ -70,6 +69,33 @@ pub(crate) struct CreateArgs {
 
     #[command(flatten)]
     intake: IntakeArgs,
+
+    #[command(flatten)]
+    wheels: WheelsArgs,
+}
+
+/// What a version asks of Python.
+#[derive(Debug, Clone, Args)]
+struct PythonArgs {
+    /// The version of Python.
+    #[arg(long, value_name = "VERSION")]
+    python: Option<String>,
+
+    /// The package index in place of the default one.
+    #[arg(long, value_name = "URL")]
+    index_url: Option<String>,
+
+    /// A package index that is asked before the other one.
+    #[arg(long, value_name = "URL")]
+    extra_index_url: Vec<String>,
+
+    /// Which build of PyTorch: `auto`, `cpu`, `cu128`, `rocm6.4`, … as uv names them.
+    #[arg(long, value_name = "BACKEND")]
+    torch_backend: Option<String>,
+
+    /// Make no Python environment: whoever starts ComfyUI brings one.
+    #[arg(long, env = "CVS_SKIP_PYTHON", value_parser = clap::builder::FalseyValueParser::new())]
+    skip_python: bool,
 }
 
 pub(crate) fn run(context: &Context, args: &CreateArgs) -> Result<Exit, CliError> {
@@ -83,6 +109,7 @@ pub(crate) fn run(context: &Context, args: &CreateArgs) -> Result<Exit, CliError
         replace: args.force,
         offline: args.offline,
         intake: args.intake.intake(),
+        wheels: args.wheels.directory(),
         events: &events,
         cancel: context.cancel(),
         ..CreateOptions::default()
@@ -130,7 +157,13 @@ impl CreateArgs {
             custom_nodes,
             models,
             python_packages: self.package.clone(),
-            python: self.python.clone(),
+            python: PythonSpec {
+                version: self.python.python.clone(),
+                index_url: self.python.index_url.clone(),
+                extra_index_urls: self.python.extra_index_url.clone(),
+                torch_backend: self.python.torch_backend.clone(),
+            },
+            skip_python: self.python.skip_python,
             env: self.env.clone(),
             options: ReadOptions { lenient: self.lenient },
         })
@@ -190,7 +223,7 @@ mod tests {
             json!([{ "source": "/w/vae.safetensors", "target_path": "models/vae/" }])
         );
         assert_eq!(spec.python_packages, ["numpy<2"]);
-        assert_eq!(spec.python.as_deref(), Some("3.12"));
+        assert_eq!(spec.python.version.as_deref(), Some("3.12"));
         assert_eq!(spec.env, [("A".to_owned(), "1=2".to_owned())]);
     }
 

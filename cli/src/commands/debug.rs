@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use clap::{Args, Subcommand};
 use cvs_store::{BlobId, Graft, Intake, ManifestBuilder, ManifestId, RelPath, TreeOptions, View};
-use cvs_versions::spec::{Lock, LockedRepo, NewSpec, ReadOptions, SpecDocument, VersionId};
+use cvs_versions::spec::{Lock, LockedRepo, NewSpec, PythonSpec, ReadOptions, SpecDocument, VersionId};
 
 use crate::context::Context;
 use crate::error::{CliError, Exit};
@@ -117,7 +117,8 @@ fn publish(
         custom_nodes: Vec::new(),
         models: Vec::new(),
         python_packages: Vec::new(),
-        python: None,
+        python: PythonSpec::default(),
+        skip_python: true,
         env: Vec::new(),
         options: ReadOptions::default(),
     })?;

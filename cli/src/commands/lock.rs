@@ -17,8 +17,8 @@ pub(crate) struct LockArgs {
     /// The version.
     id: VersionId,
 
-    /// Resolve anew although nothing was edited: everything, or only `core`, a node by its name or path, or a model by
-    /// its path. Branches are followed to where they are now.
+    /// Resolve anew although nothing was edited: everything, or only `core`, a node by its name or path, a model by its
+    /// path, or `python`. Branches are followed to where they are now.
     #[arg(long, value_name = "PART", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     update: Vec<String>,
 
@@ -41,6 +41,7 @@ pub(crate) fn run(context: &Context, args: &LockArgs) -> Result<Exit, CliError> 
         thorough: true,
         update: args.update(),
         intake: args.intake.intake(),
+        wheels: args.ensure.wheels.directory(),
         events: &events,
         cancel: context.cancel(),
         ..LockOptions::default()

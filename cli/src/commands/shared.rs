@@ -1,5 +1,7 @@
 //! Arguments and words that several commands have in common.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 use cvs_store::Intake;
 use cvs_versions::spec::{ReadOptions, VersionId, Warning};
@@ -35,8 +37,22 @@ impl IntakeArgs {
     }
 }
 
+/// Where else Python packages are looked for.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WheelsArgs {
+    /// Take Python packages from the files of this directory, too; with --offline, from there alone.
+    #[arg(long, value_name = "DIR")]
+    wheels: Option<PathBuf>,
+}
+
+impl WheelsArgs {
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.wheels.as_deref()
+    }
+}
+
 /// How a command that needs a version sees to its lock.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct EnsureArgs {
     /// Refuse to change the lock: fail when it does not fit the spec.
     #[arg(long)]
@@ -49,21 +65,25 @@ pub(crate) struct EnsureArgs {
     /// Drop options of pip among the requirements with a warning, instead of refusing them.
     #[arg(long)]
     pub(crate) lenient: bool,
+
+    #[command(flatten)]
+    pub(crate) wheels: WheelsArgs,
 }
 
 impl EnsureArgs {
     /// The workspace that reads specs as these arguments say.
-    pub(crate) fn workspace(self, context: &Context) -> Result<Workspace, CliError> {
+    pub(crate) fn workspace(&self, context: &Context) -> Result<Workspace, CliError> {
         Ok(context.workspace()?.clone().reading(ReadOptions { lenient: self.lenient }))
     }
 
     /// The version, its lock brought up to date when it has to be, which is said.
-    pub(crate) fn ensure(self, context: &Context, id: &VersionId) -> Result<Ready, CliError> {
+    pub(crate) fn ensure(&self, context: &Context, id: &VersionId) -> Result<Ready, CliError> {
         let activity = Activity::new(context);
         let events = |event: Event<'_>| activity.hear(event);
         let options = LockOptions {
             offline: self.offline,
             locked: self.locked,
+            wheels: self.wheels.directory(),
             events: &events,
             cancel: context.cancel(),
             ..LockOptions::default()

@@ -67,7 +67,7 @@ fn head(summary: &VersionSummary, mounts: &[MountRef]) -> String {
 
 fn content(summary: &VersionSummary, spec: &Spec) -> String {
     let mut text = String::new();
-    if let Some(python) = &spec.python {
+    if let Some(python) = &spec.python.version {
         let _ = writeln!(text, "python    {python}");
     }
     for package in &spec.python_packages {

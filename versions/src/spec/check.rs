@@ -10,6 +10,7 @@ use super::lock::Lock;
 use super::model::{ReadOptions, Spec};
 use super::packages;
 use super::reader::{Fields, Findings, describe};
+use super::settings;
 use super::warning::Warning;
 
 /// Reads the whole document. `expected_id` is the stem of its file. The result is none when there is a problem.
@@ -47,11 +48,12 @@ pub(super) fn spec(
     cross::nodes(&custom_nodes, findings);
     let models = cross::models(models, &custom_nodes, findings);
 
-    let version = python_version(&mut fields, findings);
+    let python = settings::python(&mut fields, findings);
     let python_packages = python_packages(&mut fields, options, findings);
     let env = env(&mut fields, findings);
-    let python = python(version, &env, findings);
-    let (offline, skip_models) = switches(&mut fields, findings);
+    let python = settings::python_of_env(python, &env, findings);
+    let switches = settings::switches(&mut fields, findings);
+    let directories = settings::directories(&mut fields, findings);
     let workflow = fields.get("workflow").and_then(|value| match value {
         Value::String(text) if !text.is_empty() => Some(value.clone()),
         Value::Object(_) => Some(value.clone()),
@@ -78,10 +80,12 @@ pub(super) fn spec(
         python,
         python_packages,
         env,
-        offline,
-        skip_models,
+        offline: switches.offline,
+        skip_models: switches.skip_models,
+        skip_python: switches.skip_python,
         workflow,
         args,
+        directories,
         lock,
     })
 }
@@ -106,34 +110,6 @@ fn version_id(
         return None;
     }
     VersionId::new(text).ok()
-}
-
-fn python_version(fields: &mut Fields<'_>, findings: &mut Findings) -> Option<String> {
-    let value = fields.get("python")?;
-    let mut python = Fields::of(value, "python".to_owned(), findings)?;
-    let expected = "a version such as \"3.11\"";
-    let version = python.text("version", expected, findings);
-    python.finish(findings);
-    let version = version?;
-    if !version.starts_with(|c: char| c.is_ascii_digit()) || version.contains(char::is_whitespace) {
-        findings.problem("python.version", format!("{version:?}"), expected);
-    }
-    Some(version.to_owned())
-}
-
-/// `env.COMFY_PYTHON` is the earlier tool's way to ask for an interpreter.
-fn python(version: Option<String>, env: &[(String, String)], findings: &mut Findings) -> Option<String> {
-    let from_env = env.iter().find(|(key, _)| key == "COMFY_PYTHON").map(|(_, value)| value);
-    match (version, from_env) {
-        (Some(version), Some(other)) => {
-            if other.strip_prefix("python").unwrap_or(other) != version {
-                let place = "env.COMFY_PYTHON".to_owned();
-                findings.warnings.push(Warning::PythonTwice { place, version: version.clone() });
-            }
-            Some(version)
-        }
-        (version, from_env) => version.or_else(|| from_env.cloned()),
-    }
 }
 
 fn python_packages(fields: &mut Fields<'_>, options: ReadOptions, findings: &mut Findings) -> Vec<String> {
@@ -192,14 +168,6 @@ fn env(fields: &mut Fields<'_>, findings: &mut Findings) -> Vec<(String, String)
         }
     }
     taken
-}
-
-fn switches(fields: &mut Fields<'_>, findings: &mut Findings) -> (bool, bool) {
-    let Some(value) = fields.get("options") else { return (false, false) };
-    let Some(mut options) = Fields::of(value, "options".to_owned(), findings) else { return (false, false) };
-    let switches = (options.flag("offline", false, findings), options.flag("skip_models", false, findings));
-    options.finish(findings);
-    switches
 }
 
 fn strings(

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::check;
 use super::id::VersionId;
 use super::lock::Lock;
-use super::model::{ReadOptions, Spec};
+use super::model::{PythonSpec, ReadOptions, Spec};
 use super::packages;
 use super::reader::Findings;
 use super::repo::{self, Revision};
@@ -40,8 +40,10 @@ pub struct NewSpec {
     pub models: Vec<Value>,
     /// Requirements.
     pub python_packages: Vec<String>,
-    /// The version of Python.
-    pub python: Option<String>,
+    /// The interpreter, and where packages come from.
+    pub python: PythonSpec,
+    /// No Python environment.
+    pub skip_python: bool,
     /// The environment of ComfyUI.
     pub env: Vec<(String, String)>,
     /// How to check it. Lenient drops flags of pip from the written spec.
@@ -86,12 +88,13 @@ impl SpecDocument {
         if !packages.is_empty() {
             root.insert("python_packages".to_owned(), packages.into());
         }
-        if let Some(version) = new.python {
-            root.insert("python".to_owned(), json!({ "version": version }));
+        if new.python != PythonSpec::default() {
+            root.insert("python".to_owned(), json!(new.python));
         }
         let env: Map<String, Value> = new.env.into_iter().map(|(key, value)| (key, value.into())).collect();
         root.insert("env".to_owned(), env.into());
-        root.insert("options".to_owned(), json!({}));
+        let options = if new.skip_python { json!({ "skip_python": true }) } else { json!({}) };
+        root.insert("options".to_owned(), options);
         let origin = Origin::Named(format!("the new version {}", new.version_id));
         Self::parse(text::render_new(&root), origin, Some(&new.version_id), new.options)
     }

@@ -28,6 +28,7 @@ pub(super) fn node(value: &Value, place: String, findings: &mut Findings) -> Opt
     let name = fields.text("name", "the name of the node", findings);
     let target = fields.text("target_dir", target::EXPECTED, findings);
     let install_requirements = fields.flag("install_requirements", true, findings);
+    let run_install = fields.flag("run_install", false, findings);
     let (at_name, at_repo, at_target) = (fields.at("name"), fields.at("repo"), fields.at("target_dir"));
     fields.finish(findings);
 
@@ -63,7 +64,15 @@ pub(super) fn node(value: &Value, place: String, findings: &mut Findings) -> Opt
             }
         },
     };
-    Some(NodeSpec { place, name, repo: repo?, revision: revision?, path: path?, install_requirements })
+    Some(NodeSpec {
+        place,
+        name,
+        repo: repo?,
+        revision: revision?,
+        path: path?,
+        install_requirements,
+        run_install,
+    })
 }
 
 /// Reads one item of `models`.

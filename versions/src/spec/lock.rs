@@ -7,6 +7,7 @@
 //! lock.custom_nodes[]   {name, path, repo, requested?, commit, manifest?}    in the order of the spec
 //! lock.models[]         {path, source, size, sha256, blake3, md5?, etag?}    in the order of the spec
 //! lock.models_manifest  the manifest of all models, grafted at the root
+//! lock.python           the Python environment, see `locked_python`; absent under `options.skip_python`
 //! lock.view             the view of all of it
 //! ```
 //!
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::checksum::{hex, to_hex};
+use super::locked_python::LockedPython;
 use super::reader::Findings;
 
 /// The format of the lock that this program reads and writes.
@@ -40,6 +42,9 @@ pub struct Lock {
     /// The manifest of all models; none when there are none, or not all are fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub models_manifest: Option<ManifestId>,
+    /// The Python environment; none before it is resolved, or when the spec wants none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub python: Option<LockedPython>,
     /// The view; none before everything is fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<ViewId>,
@@ -115,6 +120,7 @@ impl Lock {
             custom_nodes: Vec::new(),
             models: Vec::new(),
             models_manifest: None,
+            python: None,
             view: None,
             extra: Map::new(),
         }
@@ -123,7 +129,12 @@ impl Lock {
     /// Every manifest that the lock refers to. All that a version keeps alive is reachable from them.
     pub fn manifests(&self) -> impl Iterator<Item = ManifestId> + '_ {
         let nodes = self.custom_nodes.iter().map(|node| node.locked.manifest);
-        std::iter::once(self.comfy.manifest).chain(nodes).chain([self.models_manifest]).flatten()
+        let python = self.python.iter().flat_map(LockedPython::manifests);
+        std::iter::once(self.comfy.manifest)
+            .chain(nodes)
+            .chain([self.models_manifest])
+            .flatten()
+            .chain(python)
     }
 
     /// Every blob that the lock names by itself: the models. They are also reachable from `models_manifest` once that
@@ -165,6 +176,9 @@ impl Lock {
         }
         for (index, model) in items(map, "models").enumerate() {
             entry::<LockedModel>(model, format!("lock.models[{index}]"), findings);
+        }
+        if let Some(python) = map.get("python") {
+            entry::<LockedPython>(python, "lock.python".to_owned(), findings);
         }
         if findings.problems.len() > before {
             return None;

@@ -1,5 +1,7 @@
 //! The typed view of a spec: checked, with every default applied and every path placed in the view.
 
+use std::path::PathBuf;
+
 use cvs_store::RelPath;
 use serde_json::Value;
 
@@ -20,8 +22,8 @@ pub struct Spec {
     pub custom_nodes: Vec<NodeSpec>,
     /// The models, in the order of the spec. No two have one path: equal entries have been merged.
     pub models: Vec<ModelSpec>,
-    /// The interpreter: `python.version`, else `env.COMFY_PYTHON`, as written.
-    pub python: Option<String>,
+    /// The interpreter, and where packages come from.
+    pub python: PythonSpec,
     /// Requirements besides those of core and nodes. None is a flag of pip.
     pub python_packages: Vec<String>,
     /// The environment of ComfyUI, in the order of the spec.
@@ -30,10 +32,14 @@ pub struct Spec {
     pub offline: bool,
     /// `options.skip_models`: the view has no models.
     pub skip_models: bool,
+    /// `options.skip_python`: the view has no Python environment; whoever starts ComfyUI brings one.
+    pub skip_python: bool,
     /// The default workflow of the handler: the path of a file, or the workflow itself.
     pub workflow: Option<Value>,
     /// Default arguments of ComfyUI.
     pub args: Vec<String>,
+    /// Directories outside the view that ComfyUI reads and writes in place of its own.
+    pub directories: DirectoriesSpec,
     /// What it resolved to when it was last locked.
     pub lock: Option<Lock>,
 }
@@ -43,6 +49,36 @@ impl Spec {
     pub fn wanted_models(&self) -> &[ModelSpec] {
         if self.skip_models { &[] } else { &self.models }
     }
+}
+
+/// What a spec says of Python.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PythonSpec {
+    /// The interpreter: `python.version`, else `env.COMFY_PYTHON`, as written; none for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The package index in place of the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index_url: Option<String>,
+    /// Package indexes that are asked before it, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_index_urls: Vec<String>,
+    /// Which build of PyTorch: `auto`, `cpu`, `cu128`, `rocm6.4`, … as uv names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub torch_backend: Option<String>,
+}
+
+/// Directories in place of those of the view; absolute paths of this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DirectoriesSpec {
+    /// In place of `input/`.
+    pub input: Option<PathBuf>,
+    /// In place of `output/`.
+    pub output: Option<PathBuf>,
+    /// In place of `user/`.
+    pub user: Option<PathBuf>,
+    /// Where `temp/` is made.
+    pub temp: Option<PathBuf>,
 }
 
 /// The core's repository.
@@ -69,6 +105,8 @@ pub struct NodeSpec {
     pub path: RelPath,
     /// Whether its requirements go into the Python environment; true unless it says otherwise.
     pub install_requirements: bool,
+    /// Whether its `install.py` is run, and what that writes becomes part of the node; false unless it says otherwise.
+    pub run_install: bool,
 }
 
 /// One model.

@@ -32,6 +32,8 @@ pub enum Part {
     Model(String),
     /// The manifest of all models.
     Models,
+    /// The Python environment.
+    Python,
     /// The view.
     View,
 }
@@ -75,6 +77,15 @@ pub enum StaleReason {
         /// The name in the lock.
         from: String,
     },
+    /// The spec asks something else of it.
+    RequestChanged {
+        /// What the lock answers.
+        from: String,
+        /// What the spec asks.
+        to: String,
+    },
+    /// What it is made from changed: which nodes there are, or whether their requirements count.
+    SourcesChanged,
     /// The nodes or models stand in another order.
     Reordered,
     /// Pinned, but not fetched or composed.
@@ -89,6 +100,7 @@ impl fmt::Display for StalePart {
             Part::Node(path) => write!(f, "node {path}")?,
             Part::Model(path) => write!(f, "model {path}")?,
             Part::Models => f.write_str("the models")?,
+            Part::Python => f.write_str("the Python environment")?,
             Part::View => f.write_str("the view")?,
         }
         write!(f, ": {}", self.reason)
@@ -141,6 +153,15 @@ impl Lock {
         }
         if self.models_manifest.is_none() && !models.is_empty() {
             add(Part::Models, StaleReason::NotFetched);
+        }
+        match (&self.python, spec.skip_python) {
+            (None, _) => {}
+            (Some(_), true) => add(Part::Python, StaleReason::Removed),
+            (Some(python), false) => {
+                if let Some(reason) = python.reason(spec) {
+                    add(Part::Python, reason);
+                }
+            }
         }
         // Later nodes lie over earlier ones, so their order is part of the view. That of the models is not.
         let same_nodes = self.custom_nodes.len() == spec.custom_nodes.len();

@@ -117,6 +117,7 @@ impl fmt::Display for Part {
             Self::Node(path) => write!(f, "node {path}"),
             Self::Model(path) => write!(f, "model {path}"),
             Self::Models => f.write_str("models"),
+            Self::Python => f.write_str("python"),
             Self::View => f.write_str("view"),
         }
     }
@@ -130,6 +131,8 @@ impl fmt::Display for StaleReason {
             Self::Removed => f.write_str("removed"),
             Self::SourceChanged { from, to } => write!(f, "from {to}, was {from}"),
             Self::RevisionChanged { from, to } => write!(f, "at {to}, was {from}"),
+            Self::RequestChanged { from, to } => write!(f, "{to}, was {from}"),
+            Self::SourcesChanged => f.write_str("other nodes, or other requirements"),
             Self::ChecksumChanged { to } => write!(f, "{to} to be verified"),
             Self::Moved { from } => write!(f, "moved from {from}"),
             Self::Renamed { from } => write!(f, "renamed from {from}"),

@@ -36,6 +36,7 @@ impl Workspace {
         let lock_options = LockOptions {
             offline: options.offline,
             intake: options.intake,
+            wheels: options.wheels,
             events: options.events,
             cancel: options.cancel,
             limits: options.limits,

@@ -1,6 +1,6 @@
 //! What callers may set, and what they get back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use cvs_store::{Graft, Intake, View, ViewId};
@@ -23,6 +23,8 @@ pub struct CreateOptions<'a> {
     pub offline: bool,
     /// How models that are files of this machine enter the store.
     pub intake: Intake,
+    /// A directory of Python packages, taken besides the indexes; with `offline`, alone.
+    pub wheels: Option<&'a Path>,
     /// Hears of progress.
     pub events: Events<'a>,
     /// Set to true, by anyone at any time, to stop.
@@ -38,6 +40,7 @@ impl Default for CreateOptions<'_> {
             replace: false,
             offline: false,
             intake: Intake::Copy,
+            wheels: None,
             events: &|_| {},
             cancel: &NEVER,
             limits: NetworkLimits::default(),
@@ -59,6 +62,8 @@ pub struct LockOptions<'a> {
     pub update: Update<'a>,
     /// How models that are files of this machine enter the store.
     pub intake: Intake,
+    /// A directory of Python packages, taken besides the indexes; with `offline`, alone.
+    pub wheels: Option<&'a Path>,
     /// Hears of progress.
     pub events: Events<'a>,
     /// Set to true, by anyone at any time, to stop.
@@ -75,6 +80,7 @@ impl Default for LockOptions<'_> {
             thorough: false,
             update: Update::Nothing,
             intake: Intake::Copy,
+            wheels: None,
             events: &|_| {},
             cancel: &NEVER,
             limits: NetworkLimits::default(),

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 
 use cvs_store::{BlobId, Gc};
 use cvs_tests::Git;
-use cvs_versions::spec::{Lock, NewSpec, ReadOptions, VersionId};
+use cvs_versions::spec::{Lock, NewSpec, PythonSpec, ReadOptions, VersionId};
 use cvs_versions::{
     CreateOptions, CreateReport, Event, Events, LockOptions, LockReport, VersionsError, Workspace,
 };
@@ -85,7 +85,8 @@ impl Bench {
             custom_nodes: nodes.iter().map(|name| json!({ "name": name, "repo": self.url(name) })).collect(),
             models,
             python_packages: Vec::new(),
-            python: None,
+            python: PythonSpec::default(),
+            skip_python: false,
             env: Vec::new(),
             options: ReadOptions::default(),
         }
