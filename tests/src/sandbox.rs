@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::Missing;
 use crate::cleanup::{kill_with, mounts_below, processes_with, unmount_below};
+use crate::tools::tool;
 
 /// How long one cvs command may take before the test fails; [`CvsCommand::deadline`] changes it.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -62,6 +63,8 @@ impl TestEnvironment {
             ("GIT_CONFIG_NOSYSTEM", "1"),
             ("GIT_TERMINAL_PROMPT", "0"),
             ("RUST_BACKTRACE", "1"),
+            // Most tests are not about Python, and an environment takes seconds; `use_python` is for those that are.
+            ("CVS_SKIP_PYTHON", "1"),
         ] {
             set(name, value.as_ref());
         }
@@ -97,6 +100,20 @@ impl TestEnvironment {
     pub fn set_var(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) {
         self.variables.retain(|(key, _)| key != name.as_ref());
         self.variables.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+    }
+
+    /// Unsets a variable for the commands made from now on.
+    pub fn unset_var(&mut self, name: impl AsRef<OsStr>) {
+        self.variables.retain(|(key, _)| key != name.as_ref());
+    }
+
+    /// From now on, versions get their Python environments, by the uv that set-up brings. The spec says from which
+    /// index: `python.index_url` is [`PackageIndex::url`](crate::PackageIndex::url).
+    pub fn use_python(&mut self) -> Result<(), Missing> {
+        let uv = tool("uv")?;
+        self.unset_var("CVS_SKIP_PYTHON");
+        self.set_var("CVS_UV", uv);
+        Ok(())
     }
 
     /// Any program with this world's variables, in its root.
