@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use cvs_fusefs::MountError;
 use cvs_store::StoreError;
+use cvs_versions::comfy::RunError;
 use cvs_versions::source::SourceError;
 use cvs_versions::{SourceFailure, SpecError, VersionsError};
 
@@ -69,6 +70,9 @@ pub(crate) enum CliError {
     /// A mountpoint.
     #[error(transparent)]
     Mounts(#[from] MountsError),
+    /// A ComfyUI that did not start, or not stop.
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// Arguments that are right one by one, and wrong together.
     #[error("{0}")]
     Usage(String),
@@ -109,6 +113,7 @@ impl CliError {
             Self::Store(error) => of_store(error),
             Self::Mount(error) => of_mount(error),
             Self::Mounts(error) => of_mounts(error),
+            Self::Run(error) => of_run(error),
             Self::Usage(_) => Exit::Usage,
             Self::Interrupted => Exit::Interrupted,
             // Whoever read our output has seen enough.
@@ -130,6 +135,7 @@ impl CliError {
             Self::Store(error) => hint_of_store(error),
             Self::Mount(error) => hint_of_mount(error),
             Self::Mounts(error) => hint_of_mounts(error),
+            Self::Run(error) => hint_of_run(error),
             Self::NoHome => Some("name a directory with --home DIR or CVS_HOME".to_owned()),
             Self::Config { .. } => {
                 Some("it is a JSON object with the keys `home` and `versions_dir`, both optional".to_owned())
@@ -287,6 +293,32 @@ fn hint_of_mounts(error: &MountsError) -> Option<String> {
         MountsError::Io { source, .. } => hint_of_io(source),
         MountsError::DidNotStart { .. } | MountsError::NotADirectory { .. } => None,
     }
+}
+
+fn of_run(error: &RunError) -> Exit {
+    match error {
+        RunError::UnknownFlag { .. } | RunError::ReservedFlag { .. } => Exit::Usage,
+        RunError::Cancelled => Exit::Interrupted,
+        RunError::PortTaken { .. }
+        | RunError::Listen { .. }
+        | RunError::NoDirectoryFlag { .. }
+        | RunError::Help { .. }
+        | RunError::StartTimeout { .. }
+        | RunError::Crashed { .. }
+        | RunError::Unkillable { .. }
+        | RunError::Io { .. } => Exit::Failed,
+    }
+}
+
+fn hint_of_run(error: &RunError) -> Option<String> {
+    let text = match error {
+        RunError::PortTaken { .. } => "choose another port with --port, or end what has it",
+        RunError::Listen { .. } => "choose another address with --host, or another port with --port",
+        RunError::StartTimeout { .. } => "COMFY_STARTUP_TIMEOUT, in seconds, gives it more time",
+        RunError::Io { source, .. } => return hint_of_io(source),
+        _ => return None,
+    };
+    Some(text.to_owned())
 }
 
 fn hint_of_spec(error: &SpecError) -> Option<String> {

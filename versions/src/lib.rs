@@ -1,7 +1,9 @@
 //! Versions of ComfyUI: what a person asks for (the spec), what it resolved to (the lock), and where it comes from
 //! (the sources). A [`Workspace`] is a home with all of it. This crate knows nothing of FUSE, and prints nothing.
 
+pub mod comfy;
 mod error;
+mod runtime;
 pub mod source;
 pub mod spec;
 mod workspace;

@@ -2,15 +2,15 @@
 //! by reqwest, because the headers of a caller (tokens, and what a Git LFS server asked for) must stay at the host
 //! they were meant for.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, LOCATION};
 use reqwest::{Client, Method, Response, StatusCode};
-use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use url::Url;
 
+use crate::runtime::runtime;
 use crate::source::error::SourceError;
 use crate::source::event::SourceOptions;
 use crate::source::redact::redact_url;
@@ -37,21 +37,8 @@ impl From<SourceError> for Failure {
 
 /// Runs `future` to its end on the calling thread, which must not belong to a tokio runtime.
 pub(in crate::source) fn block_on<T>(future: impl Future<Output = T>) -> Result<T, SourceError> {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    if RUNTIME.get().is_none() {
-        let built = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("cvs-net")
-            .enable_all()
-            .build()
-            .map_err(|source| SourceError::Runtime { source })?;
-        // Another thread may have been faster; its runtime is as good.
-        let _ = RUNTIME.set(built);
-    }
-    match RUNTIME.get() {
-        Some(runtime) => Ok(runtime.block_on(future)),
-        None => Err(SourceError::Runtime { source: std::io::ErrorKind::NotFound.into() }),
-    }
+    let runtime = runtime().map_err(|source| SourceError::Runtime { source })?;
+    Ok(runtime.block_on(future))
 }
 
 fn client(connect_timeout: Duration) -> Result<Client, SourceError> {
