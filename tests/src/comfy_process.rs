@@ -239,6 +239,12 @@ impl ComfyProcess {
         self.run_and(workflow, |_| {})
     }
 
+    /// Waits until it has ended by itself, and says how.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_for(STOP, "ComfyUI ends", || self.child.try_wait().expect("waiting for a child"))
+    }
+
     /// Ends it as Ctrl-C does, and returns its whole log.
     #[track_caller]
     pub fn stop(mut self) -> String {

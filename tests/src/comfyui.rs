@@ -15,7 +15,16 @@ use crate::git::Git;
 pub const CORE: &str = "ComfyUI";
 
 /// The nodes' repositories; what is special about each says the head of its `__init__.py`.
-pub const NODES: [&str; 6] = ["plain", "patterns", "self-writing", "needs-package", "broken", "prestartup"];
+pub const NODES: [&str; 8] = [
+    "plain",
+    "patterns",
+    "self-writing",
+    "needs-package",
+    "broken",
+    "prestartup",
+    "installer",
+    "slow-import",
+];
 
 /// The repository that is a submodule of the node `patterns`, at `vendor/pattern-lib`.
 pub const LIBRARY: &str = "pattern-lib";

@@ -5,6 +5,7 @@
 //! killed, mounts detached, servers joined. Nothing listens but on 127.0.0.1. Helpers panic, naming what they did,
 //! where a test could only fail; they return [`Missing`] where the machine lacks a program, for [`available`].
 
+mod browser;
 mod cleanup;
 mod comfy_process;
 mod comfyui;
@@ -22,7 +23,9 @@ mod sandbox;
 mod tools;
 mod wait;
 mod wheels;
+mod workflows;
 
+pub use browser::Browser;
 pub use comfy_process::{ComfyProcess, Event, Finished, Launch};
 pub use comfyui::{CORE, LIBRARY, NODES, Repositories, SubmoduleUrl};
 pub use git::Git;
@@ -38,6 +41,7 @@ pub use safetensors::safetensors;
 pub use sandbox::{CvsCommand, Output, TestEnvironment};
 pub use tools::tool;
 pub use wait::{free_port, wait_for, wait_until};
+pub use workflows::{api_workflow, read_json, ui_workflow};
 
 use std::io::Write;
 

@@ -25,11 +25,13 @@ fn every_node_is_imported_and_failures_are_logged() {
         [
             "seconds (IMPORT FAILED): $DIR/custom_nodes/broken",
             "seconds (IMPORT FAILED): $DIR/custom_nodes/empty.py",
+            "seconds (IMPORT FAILED): $DIR/custom_nodes/installer",
             "seconds (IMPORT FAILED): $DIR/custom_nodes/needs-package",
             "seconds: $DIR/custom_nodes/patterns",
             "seconds: $DIR/custom_nodes/plain",
             "seconds: $DIR/custom_nodes/prestartup",
             "seconds: $DIR/custom_nodes/self-writing",
+            "seconds: $DIR/custom_nodes/slow-import",
             "seconds: $DIR/custom_nodes/websocket_image_save.py",
         ],
         "{log}"
@@ -40,6 +42,7 @@ fn every_node_is_imported_and_failures_are_logged() {
         reasons,
         [
             "Cannot import $DIR/custom_nodes/broken module for custom nodes: broken 0.2.0 is broken on purpose",
+            "Cannot import $DIR/custom_nodes/installer module for custom nodes: run install.py first",
             "Cannot import $DIR/custom_nodes/needs-package module for custom nodes: No module named 'sortedcontainers'",
             "Skip $DIR/custom_nodes/empty.py module for custom nodes due to the lack of NODE_CLASS_MAPPINGS or \
              NODES_LIST (need one).",

@@ -1,9 +1,10 @@
 //! Our ComfyUI from a plain checkout: prompts, their events, their errors and their files.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use cvs_tests::{Event, Png, wait_until};
+use cvs_tests::{Event, Png, api_workflow, read_json, send, ui_workflow, wait_until};
 use serde_json::{Value, json};
 
 use crate::support::Checkout;
@@ -316,4 +317,49 @@ fn files_models_and_descriptions() {
     assert_eq!(process.post("/settings", &json!({ "Comfy.Theme": "dark" })).status, 200);
     assert!(checkout.path("user/default/comfy.settings.json").is_file());
     assert_eq!(process.post("/free", &json!({ "unload_models": true, "free_memory": true })).status, 200);
+}
+
+#[test]
+fn the_example_workflows_run() {
+    let Some(checkout) = Checkout::new(&["plain"]) else { return };
+    checkout.add_checkpoint("model.safetensors", 1);
+    let process = checkout.start(&[]);
+    for (name, node, kind) in
+        [("text_to_image", "9", "images"), ("tint", "5", "images"), ("tint", "7", "text")]
+    {
+        let finished = process.run(&read_json(&api_workflow(name)));
+        assert!(finished.is_success(), "{name}: {:#}", finished.history);
+        assert!(finished.history["outputs"][node][kind][0] != Value::Null, "{name}: {:#}", finished.history);
+        // The page's own format is of the same nodes, and is refused.
+        let page = read_json(&ui_workflow(name));
+        for id in finished.history["prompt"][2].as_object().unwrap().keys() {
+            let class = &finished.history["prompt"][2][id]["class_type"];
+            let nodes = page["nodes"].as_array().unwrap();
+            assert!(
+                nodes.iter().any(|node| node["id"].to_string() == *id && node["type"] == *class),
+                "{name} {id}"
+            );
+        }
+        assert_eq!(process.post("/prompt", &json!({ "prompt": page })).status, 400, "{name}");
+    }
+}
+
+#[test]
+fn progress_is_told_and_the_program_can_die() {
+    let Some(checkout) = Checkout::new(&[]) else { return };
+    let mut process = checkout.start(&[]);
+    let finished = process.run(&json!({
+        "1": { "class_type": "TestProgress", "inputs": { "steps": 3, "seconds": 0.01, "value": "done" } },
+        "2": { "class_type": "PreviewAny", "inputs": { "source": ["1", 0] } },
+    }));
+    assert_eq!(finished.history["outputs"]["2"], json!({ "text": ["done"] }));
+    assert_eq!(finished.event_types().iter().filter(|kind| **kind == "progress").count(), 3);
+    let die = json!({
+        "1": { "class_type": "TestDie", "inputs": { "how": "kill" } },
+        "2": { "class_type": "PreviewAny", "inputs": { "source": ["1", 0] } },
+    });
+    // It may be dead before it has answered.
+    let body = json!({ "prompt": die }).to_string();
+    let _ = send("POST", &process.url("/prompt"), &[("Content-Type", "application/json")], body.as_bytes());
+    assert_eq!(process.wait().signal(), Some(9));
 }

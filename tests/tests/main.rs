@@ -1,5 +1,6 @@
 //! End-to-end tests, one binary for all: the built `cvs` on real input, and the ComfyUI that it is tested with.
 
+mod browser;
 mod chance;
 mod cli_bad_input;
 mod cli_versions;
