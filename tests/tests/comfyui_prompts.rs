@@ -336,7 +336,7 @@ fn the_example_workflows_run() {
             let class = &finished.history["prompt"][2][id]["class_type"];
             let nodes = page["nodes"].as_array().unwrap();
             assert!(
-                nodes.iter().any(|node| node["id"].to_string() == *id && node["type"] == *class),
+                nodes.iter().any(|node| node["id"].as_u64() == id.parse().ok() && node["type"] == *class),
                 "{name} {id}"
             );
         }

@@ -13,8 +13,12 @@ socket.onmessage = (message) => {
 };
 socket.onerror = () => show("socket", "no websocket");
 
-const info = await (await fetch("./object_info")).json();
-show("nodes", `${Object.keys(info).length} nodes`);
-const paths = await (await fetch("./extensions")).json();
-await Promise.all(paths.map((path) => import("." + path)));
-show("extensions", app.extensions.sort().join(" "));
+// Not at the top level: an extension imports this module, and would wait for it to be done.
+async function setup() {
+    const info = await (await fetch("./object_info")).json();
+    show("nodes", `${Object.keys(info).length} nodes`);
+    const paths = await (await fetch("./extensions")).json();
+    await Promise.all(paths.map((path) => import("." + path)));
+    show("extensions", app.extensions.sort().join(" "));
+}
+setup();
