@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{StoreError, write_error};
 use crate::layout::{self, Key};
+use crate::process::{boot_id, start_time};
 
 /// Prefix of a lease directory that is still being made.
 const NEW: &str = ".new-";
@@ -271,21 +272,6 @@ pub(crate) fn living(parent: &Path) -> Result<Vec<LeaseInfo>, StoreError> {
 
 fn holder_lives(info: &LeaseInfo) -> bool {
     info.boot_id == boot_id() && start_time(info.pid).is_some_and(|start| start == info.start_time)
-}
-
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-}
-
-/// The start of a process in clock ticks since boot; none when it is gone or a zombie. Field 22 of proc_pid_stat(5).
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command name stands in parentheses and may hold anything, a `)` included.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    if matches!(fields.next()?, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
 }
 
 #[cfg(test)]
