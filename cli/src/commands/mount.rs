@@ -1,7 +1,6 @@
 //! `cvs mount`.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cvs_versions::spec::{ReadOptions, VersionId};
@@ -9,7 +8,7 @@ use cvs_versions::spec::{ReadOptions, VersionId};
 use super::shared::EnsureArgs;
 use crate::context::Context;
 use crate::error::{CliError, Exit};
-use crate::mounts::{self, Serve};
+use crate::mounts::{self, Daemon, Serve};
 
 /// Show a version as a directory.
 ///
@@ -59,7 +58,7 @@ pub(crate) struct MountArgs {
 
 pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<Exit, CliError> {
     let is_daemon = args.log.is_some();
-    let cleared = |path: &std::path::Path| {
+    let cleared = |path: &Path| {
         context.output().note(&format!("cleared the dead mount at {}", path.display()));
     };
     // A name that is misspelt makes no directory.
@@ -74,8 +73,21 @@ pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<Exit, CliError>
         return foreground(context, args, mountpoint, ready.view);
     }
     drop(ready);
-    let arguments = arguments(context, args, &mountpoint)?;
-    mounts::spawn(context.workspace()?.store().home(), args.id.as_str(), &arguments)?;
+    let workspace = context.workspace()?;
+    let absolute = |path: &Path| std::path::absolute(path).map_err(CliError::WorkingDirectory);
+    Daemon {
+        home: workspace.store().home(),
+        versions_dir: absolute(workspace.versions().path())?,
+        version: args.id.as_str(),
+        mountpoint: &mountpoint,
+        read_only: args.read_only,
+        ephemeral: args.ephemeral,
+        overlay: args.overlay.as_deref().map(absolute).transpose()?,
+        allow_other: args.allow_other,
+        threads: args.threads,
+        lenient: args.ensure.lenient,
+    }
+    .start()?;
     context.output().note(&format!("{} is mounted at {}", args.id, mountpoint.display()));
     Ok(Exit::Ok)
 }
@@ -115,41 +127,4 @@ fn foreground(
         }
     })?;
     Ok(Exit::Ok)
-}
-
-/// The command line of the daemon. Its lock is up to date by now, so it asks nobody.
-fn arguments(
-    context: &Context,
-    args: &MountArgs,
-    mountpoint: &std::path::Path,
-) -> Result<Vec<OsString>, CliError> {
-    let workspace = context.workspace()?;
-    let mut line: Vec<OsString> = ["--home".into(), workspace.store().home().into()].into();
-    line.extend([
-        "--versions-dir".into(),
-        std::path::absolute(workspace.versions().path()).map_err(CliError::WorkingDirectory)?.into(),
-    ]);
-    line.extend(["--no-progress".into(), "-v".into(), "--color".into(), "never".into(), "mount".into()]);
-    line.extend([args.id.as_str().into(), mountpoint.into()]);
-    line.extend(["--foreground".into(), "--locked".into(), "--offline".into()]);
-    if args.ensure.lenient {
-        line.push("--lenient".into());
-    }
-    for (flag, given) in [
-        ("--read-only", args.read_only),
-        ("--ephemeral", args.ephemeral),
-        ("--allow-other", args.allow_other),
-    ] {
-        if given {
-            line.push(flag.into());
-        }
-    }
-    if let Some(overlay) = &args.overlay {
-        line.extend([
-            "--overlay".into(),
-            std::path::absolute(overlay).map_err(CliError::WorkingDirectory)?.into(),
-        ]);
-    }
-    line.extend(["--threads".into(), args.threads.to_string().into()]);
-    Ok(line)
 }

@@ -14,6 +14,6 @@ mod users;
 
 pub(crate) use error::MountsError;
 pub(crate) use serve::{Serve, say_ready, serve};
-pub(crate) use spawn::spawn;
+pub(crate) use spawn::Daemon;
 pub(crate) use table::{MountState, find, how, list, prepare};
 pub(crate) use unmount::{How, take_down};
