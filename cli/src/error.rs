@@ -14,6 +14,7 @@ use cvs_versions::{SourceFailure, SpecError, VersionsError};
 
 use crate::mounts::MountsError;
 use crate::output::Output;
+use crate::runs::RunsError;
 use crate::signals;
 
 /// How a command ended.
@@ -34,7 +35,7 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Self::Ok => 0,
             Self::Failed => 1,
@@ -43,6 +44,14 @@ impl Exit {
             Self::Busy => 4,
             Self::Interrupted => signals::INTERRUPTED,
         }
+    }
+}
+
+impl Exit {
+    /// What another process of ours meant by its code.
+    pub(crate) fn of_code(code: u8) -> Self {
+        let all = [Self::Ok, Self::Usage, Self::Damage, Self::Busy, Self::Interrupted];
+        all.into_iter().find(|exit| exit.code() == code).unwrap_or(Self::Failed)
     }
 }
 
@@ -73,6 +82,9 @@ pub(crate) enum CliError {
     /// A ComfyUI that did not start, or not stop.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A run of a version.
+    #[error(transparent)]
+    Runs(#[from] RunsError),
     /// Arguments that are right one by one, and wrong together.
     #[error("{0}")]
     Usage(String),
@@ -114,6 +126,7 @@ impl CliError {
             Self::Mount(error) => of_mount(error),
             Self::Mounts(error) => of_mounts(error),
             Self::Run(error) => of_run(error),
+            Self::Runs(error) => error.exit(),
             Self::Usage(_) => Exit::Usage,
             Self::Interrupted => Exit::Interrupted,
             // Whoever read our output has seen enough.
@@ -128,7 +141,7 @@ impl CliError {
     }
 
     /// What to do next.
-    fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Spec(error) => hint_of_spec(error),
             Self::Versions(error) => hint_of_versions(error),
@@ -136,6 +149,7 @@ impl CliError {
             Self::Mount(error) => hint_of_mount(error),
             Self::Mounts(error) => hint_of_mounts(error),
             Self::Run(error) => hint_of_run(error),
+            Self::Runs(error) => error.hint(),
             Self::NoHome => Some("name a directory with --home DIR or CVS_HOME".to_owned()),
             Self::Config { .. } => {
                 Some("it is a JSON object with the keys `home` and `versions_dir`, both optional".to_owned())
@@ -412,7 +426,8 @@ pub(crate) fn report(error: &CliError, output: &Output) {
     }
 }
 
-fn chain(error: &dyn Error) -> String {
+/// The message, with every cause that it does not hold yet.
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -10,11 +10,13 @@ mod config;
 mod context;
 mod error;
 mod format;
+mod logs;
 mod machine;
 mod mounts;
 mod output;
 mod progress;
 mod reference;
+mod runs;
 mod signals;
 mod table;
 

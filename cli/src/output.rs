@@ -44,6 +44,11 @@ impl Output {
         self.json
     }
 
+    /// Whether only data, warnings and errors are said.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     pub(crate) fn progress(&self) -> &Progress {
         &self.progress
     }
@@ -59,6 +64,23 @@ impl Output {
             let mut stdout = io::stdout().lock();
             stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(CliError::Stdout)
         })
+    }
+
+    /// Prints data that is no text of ours, byte by byte.
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), CliError> {
+        self.progress.suspend(|| {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(CliError::Stdout)
+        })
+    }
+
+    /// Repeats on stderr what another program says.
+    pub(crate) fn relay(&self, bytes: &[u8]) {
+        self.progress.suspend(|| {
+            let mut stderr = io::stderr().lock();
+            // Who cannot be told cannot be told that either.
+            let _ = stderr.write_all(bytes).and_then(|()| stderr.flush());
+        });
     }
 
     /// Prints data in words, whatever stands in the names that they hold.

@@ -14,6 +14,8 @@ mod fsx;
 mod kills;
 mod mounted;
 mod mounts;
+mod running;
+mod runs_ui;
 mod story;
 mod support;
 mod unmounting;

@@ -11,11 +11,16 @@ mod fsck;
 mod gc;
 mod list;
 mod lock;
+mod logs;
 mod mount;
 mod mounts;
+mod ps;
 mod reference;
+mod restart;
+mod run_ui;
 mod shared;
 mod show;
+mod stop;
 mod umount;
 mod validate;
 
@@ -38,6 +43,11 @@ pub(crate) enum Command {
     Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
     Mounts(mounts::MountsArgs),
+    RunUi(Box<run_ui::RunUiArgs>),
+    Ps(ps::PsArgs),
+    Logs(logs::LogsArgs),
+    Stop(stop::StopArgs),
+    Restart(restart::RestartArgs),
     Gc(gc::GcArgs),
     Fsck(fsck::FsckArgs),
     Du(du::DuArgs),
@@ -62,6 +72,11 @@ impl Command {
             Self::Mount(args) => mount::run(context, &args),
             Self::Umount(args) => umount::run(context, &args),
             Self::Mounts(args) => mounts::run(context, &args),
+            Self::RunUi(args) => run_ui::run(context, &args),
+            Self::Ps(args) => ps::run(context, &args),
+            Self::Logs(args) => logs::run(context, &args),
+            Self::Stop(args) => stop::run(context, &args),
+            Self::Restart(args) => restart::run(context, &args),
             Self::Debug(args) => debug::run(context, &args),
             Self::Gc(args) => gc::run(context, &args),
             Self::Fsck(args) => fsck::run(context, &args),

@@ -62,6 +62,16 @@ pub(crate) fn examine(context: &Context) -> Vec<Finding> {
     findings
 }
 
+/// Whether a view can be mounted, as far as can be told without mounting; else what is missing.
+pub(crate) fn can_mount() -> Result<(), String> {
+    for finding in [kernel::fuse_device(), kernel::may_mount()] {
+        if finding.state != State::Ok {
+            return Err(finding.found);
+        }
+    }
+    Ok(())
+}
+
 fn program(name: &'static str, without: &str) -> Finding {
     let Some(path) = find_program(name) else {
         return Finding::absent(name, "not found in PATH", without);
@@ -85,7 +95,7 @@ fn program(name: &'static str, without: &str) -> Finding {
 }
 
 /// The first file of this name in PATH that may be executed.
-fn find_program(name: &str) -> Option<PathBuf> {
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| {
         file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)

@@ -58,6 +58,16 @@ impl MountEntry {
         &self.info.mountpoint
     }
 
+    /// The view that it shows, in hexadecimal.
+    pub(crate) fn view(&self) -> &str {
+        &self.info.view
+    }
+
+    /// Where what is written goes.
+    pub(crate) fn overlay(&self) -> Option<&Path> {
+        self.info.overlay.as_deref()
+    }
+
     /// `read-write`, `read-only` or `ephemeral`.
     pub(crate) fn mode(&self) -> &'static str {
         match (self.state, &self.info) {

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cvs_versions::comfy;
 use cvs_versions::spec::VersionId;
 use serde::{Deserialize, Serialize};
 
@@ -35,14 +36,13 @@ pub(crate) struct RunOptions {
     pub(crate) startup_timeout: Duration,
 }
 
-/// How long ComfyUI may take until it answers, unless `COMFY_STARTUP_TIMEOUT` says otherwise.
-pub(crate) const STARTUP_TIMEOUT: Duration = Duration::from_secs(180);
 /// Where ComfyUI listens by itself.
 pub(crate) const DEFAULT_PORT: u16 = 8188;
 /// What may be reached from this machine only.
 pub(crate) const DEFAULT_HOST: &str = "127.0.0.1";
 
 impl RunOptions {
+    #[allow(dead_code)]
     /// The defaults for a role: the usual port for a person, any free one for programs.
     pub(crate) fn new(role: Role) -> Self {
         Self {
@@ -57,13 +57,14 @@ impl RunOptions {
             ephemeral: false,
             no_fuse: false,
             lenient: false,
-            startup_timeout: STARTUP_TIMEOUT,
+            startup_timeout: comfy::startup_timeout(),
         }
     }
 
     /// The arguments of `cvs run-ui` that ask for this. The lock is up to date by then, so that nobody is asked.
     pub(crate) fn arguments(&self, id: &VersionId) -> Vec<OsString> {
-        let mut line: Vec<OsString> = ["run-ui", id.as_str(), "--locked", "--offline"].map(OsString::from).into();
+        let mut line: Vec<OsString> =
+            ["run-ui", id.as_str(), "--locked", "--offline"].map(OsString::from).into();
         let mut pair = |flag: &str, value: OsString| line.extend([flag.into(), value]);
         pair("--role", self.role.word().into());
         pair("--host", (&self.host).into());

@@ -76,7 +76,8 @@ pub(crate) fn of_run(comfy: Option<&ProcessId>, tag: &str) -> Vec<u32> {
         .iter()
         .filter(|stat| {
             stat.pid != own
-                && (comfy.is_some_and(|comfy| is_of_group(stat, comfy, &processes)) || is_tagged(stat.pid, tag))
+                && (comfy.is_some_and(|comfy| is_of_group(stat, comfy, &processes))
+                    || is_tagged(stat.pid, tag))
         })
         .map(|stat| stat.pid)
         .collect()
@@ -126,7 +127,8 @@ mod tests {
 
     #[test]
     fn a_line_is_read_whatever_the_name() {
-        let line = "7 (a) b) c) S 1 5 5 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 123 4096 9 18446744073709551615";
+        let line =
+            "7 (a) b) c) S 1 5 5 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 123 4096 9 18446744073709551615";
         assert_eq!(parse(7, line), Some(Stat { pid: 7, group: 5, start_time: 123, pages: 9 }));
         assert_eq!(parse(7, &line.replace(" S ", " Z ")), None);
         assert_eq!(parse(7, ""), None);

@@ -13,13 +13,21 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cvs_store::{ProcessId, Store};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::RunsError;
 use super::options::RunOptions;
+
+/// How long others may look at a lock that is to be taken.
+const LOOKERS: Duration = Duration::from_millis(300);
+/// Between two tries to take it.
+const POLL: Duration = Duration::from_millis(5);
 
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +98,8 @@ pub(crate) struct Record {
     pub(crate) mount: Option<PathBuf>,
     #[serde(with = "cvs_store::path_json")]
     pub(crate) log: PathBuf,
+    /// Where in the log this run begins, in bytes.
+    pub(crate) log_start: u64,
     /// Seconds since 1970.
     pub(crate) since: u64,
     pub(crate) options: RunOptions,
@@ -109,13 +119,14 @@ pub(crate) struct Records {
 }
 
 /// What is to be found under a name.
+#[derive(Debug)]
 pub(crate) enum Found {
     /// Nothing.
     Nothing,
     /// Somebody sees to it. There is no record while it begins or ends.
     Live(Option<Box<Record>>),
-    /// It has ended by itself, or its supervisor has died; whoever has this may clear it away.
-    Left(Held, Option<Box<Record>>),
+    /// It has ended by itself, or its supervisor has died. There is no record when it cannot be read.
+    Left(Option<Box<Record>>),
 }
 
 impl Records {
@@ -126,21 +137,40 @@ impl Records {
 
     /// Looks under a name.
     pub(crate) fn find(&self, name: &str) -> Result<Found, RunsError> {
-        if !self.path(name, "json").exists() && !self.path(name, "lock").exists() {
-            return Ok(Found::Nothing);
-        }
-        match self.hold(name)? {
-            None => Ok(Found::Live(self.read(name)?.map(Box::new))),
-            Some(held) => match self.path(name, "json").exists() {
-                true => Ok(Found::Left(held, self.read(name)?.map(Box::new))),
-                // A lock alone was left by who died before he did anything.
-                false => Ok(Found::Nothing),
-            },
+        let path = self.path(name, "lock");
+        let lock = match File::open(&path) {
+            Ok(lock) => Some(lock),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(RunsError::io("open", path)(error)),
+        };
+        // Shared, so that those who only look do not stand in each other's way.
+        let locked = lock.is_some_and(|lock| {
+            rustix::fs::flock(lock, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+        });
+        let record = self.read(name)?.map(Box::new);
+        Ok(match record {
+            record if locked || record.as_deref().is_some_and(is_seen_to) => Found::Live(record),
+            None if !self.path(name, "json").exists() => Found::Nothing,
+            record => Found::Left(record),
+        })
+    }
+
+    /// Takes the right to see to a run; none when somebody has it.
+    pub(crate) fn hold(&self, name: &str) -> Result<Option<Held>, RunsError> {
+        let deadline = Instant::now() + LOOKERS;
+        loop {
+            if let Some(held) = self.try_hold(name)? {
+                return Ok(Some(held));
+            }
+            // It may be somebody who only looks.
+            if self.read(name)?.is_some_and(|record| is_seen_to(&record)) || Instant::now() > deadline {
+                return Ok(None);
+            }
+            thread::sleep(POLL);
         }
     }
 
-    /// Takes the lock of a name; none when somebody sees to it.
-    pub(crate) fn hold(&self, name: &str) -> Result<Option<Held>, RunsError> {
+    fn try_hold(&self, name: &str) -> Result<Option<Held>, RunsError> {
         fs::create_dir_all(&self.directory).map_err(RunsError::io("create", &self.directory))?;
         let path = self.path(name, "lock");
         loop {
@@ -148,7 +178,7 @@ impl Records {
             let lock = lock.map_err(RunsError::io("open", &path))?;
             match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+                Err(Errno::WOULDBLOCK) => return Ok(None),
                 Err(errno) => return Err(RunsError::io("lock", &path)(errno.into())),
             }
             // Whoever ended while we opened it has taken the name away.
@@ -156,18 +186,9 @@ impl Records {
                 continue;
             }
             // A lock says too little on a network filesystem.
-            let record = self.read(name)?;
-            let runs = |record: &Record| !matches!(record.phase, Phase::Ended { .. });
-            let seen_to = record.is_some_and(|record| {
-                runs(&record)
-                    && record.supervisor != ProcessId::current()
-                    && record.supervisor.is_alive()
-            });
-            return Ok((!seen_to).then(|| Held {
-                record: self.path(name, "json"),
-                lock: path,
-                _file: lock,
-            }));
+            let seen_to = self.read(name)?.is_some_and(|record| is_seen_to(&record));
+            let held = || Held { record: self.path(name, "json"), lock: path, _file: lock };
+            return Ok((!seen_to).then(held));
         }
     }
 
@@ -210,6 +231,7 @@ impl Records {
 }
 
 /// The right to see to a run. Dropping it gives it up; the record stays for others to find.
+#[derive(Debug)]
 pub(crate) struct Held {
     record: PathBuf,
     lock: PathBuf,
@@ -239,6 +261,11 @@ impl Held {
         }
         Ok(())
     }
+}
+
+/// Whether the process that sees to a run is there.
+fn is_seen_to(record: &Record) -> bool {
+    !matches!(record.phase, Phase::Ended { .. }) && record.supervisor.is_alive()
 }
 
 fn hidden(path: &Path) -> PathBuf {

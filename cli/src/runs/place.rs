@@ -1,0 +1,186 @@
+//! A directory in which a version can run: its mount, or plain files where nothing can be mounted.
+//!
+//! A version that a person has mounted is run from there, and stays mounted. Else it is mounted at
+//! `CVS_HOME/run/mnt/NAME` for the time of the run. Whoever opens a place holds the run's lock, so that a mount that is
+//! found there was left behind by somebody who died.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cvs_store::Store;
+use cvs_versions::Ready;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::RunsError;
+use super::record::{Role, name_of};
+use crate::context::Context;
+use crate::error::CliError;
+use crate::machine;
+use crate::mounts::{self, Daemon, How, MountState};
+
+/// How long files may be in use after everything that we know of has ended.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at a mount that is about to be there.
+const POLL: Duration = Duration::from_millis(20);
+
+/// How a version is to be placed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlaceArgs {
+    /// Whose place it is.
+    pub(crate) role: Role,
+    /// What is written is thrown away.
+    pub(crate) ephemeral: bool,
+    /// Plain files even where a mount is possible.
+    pub(crate) no_fuse: bool,
+    /// How its spec is read.
+    pub(crate) lenient: bool,
+}
+
+/// What a place is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PlaceKind {
+    /// A mount that a person made.
+    Mounted,
+    /// A mount for this run.
+    Private,
+}
+
+/// A directory in which a version can run. Dropping it closes it.
+pub(crate) struct Place {
+    root: PathBuf,
+    kind: PlaceKind,
+    store: Store,
+    open: bool,
+}
+
+impl Place {
+    /// Makes a place for the version.
+    pub(crate) fn open(context: &Context, ready: &Ready, how: &PlaceArgs) -> Result<Self, CliError> {
+        let workspace = context.workspace()?;
+        let store = workspace.store();
+        let id = &ready.spec.version_id;
+        let mountpoint = mountpoint(store, id.as_str(), how.role);
+        clear(store, &mountpoint)?;
+        if how.no_fuse {
+            return Err(without_fuse(id.as_str(), "--no-fuse was asked for".to_owned()));
+        }
+        if !how.ephemeral {
+            let overlay = workspace.overlay_dir(id);
+            for entry in mounts::list(store)? {
+                if entry.state != MountState::Mounted || entry.overlay() != Some(overlay.as_path()) {
+                    continue;
+                }
+                let root = entry.mountpoint().to_owned();
+                if entry.view() != ready.view_id.to_hex() {
+                    return Err(RunsError::OldMount { version: id.to_string(), mountpoint: root }.into());
+                }
+                return Ok(Self { root, kind: PlaceKind::Mounted, store: store.clone(), open: true });
+            }
+        }
+        if let Err(reason) = machine::can_mount() {
+            return Err(without_fuse(id.as_str(), reason));
+        }
+        let mountpoint = mounts::prepare(&mountpoint, |_| ())?;
+        let place = Self { root: mountpoint, kind: PlaceKind::Private, store: store.clone(), open: true };
+        Daemon {
+            home: store.home(),
+            versions_dir: std::path::absolute(workspace.versions().path())
+                .map_err(CliError::WorkingDirectory)?,
+            version: id.as_str(),
+            mountpoint: &place.root,
+            read_only: false,
+            ephemeral: how.ephemeral,
+            overlay: None,
+            allow_other: false,
+            threads: 0,
+            lenient: how.lenient,
+        }
+        .start()?;
+        Ok(place)
+    }
+
+    /// The directory of main.py.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The mount that was made for it.
+    pub(crate) fn mount(&self) -> Option<&Path> {
+        (self.kind == PlaceKind::Private).then_some(self.root.as_path())
+    }
+
+    /// Takes down what was made. Who still uses it then gets errors.
+    pub(crate) fn close(mut self) -> Result<(), CliError> {
+        self.open = false;
+        self.take_down()
+    }
+
+    fn take_down(&self) -> Result<(), CliError> {
+        match self.kind {
+            PlaceKind::Mounted => Ok(()),
+            PlaceKind::Private => clear(&self.store, &self.root),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.open
+            && let Err(error) = self.take_down()
+        {
+            tracing::warn!(root = %self.root.display(), %error, "cannot take down");
+        }
+    }
+}
+
+/// Where a version is mounted for a run.
+pub(crate) fn mountpoint(store: &Store, version: &str, role: Role) -> PathBuf {
+    store.home().join("run/mnt").join(name_of(version, role))
+}
+
+/// Takes down whatever is mounted there for a run, and removes the directory.
+pub(crate) fn clear(store: &Store, mountpoint: &Path) -> Result<(), CliError> {
+    if mountpoint.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(());
+    }
+    let never = AtomicBool::new(false);
+    let begun = Instant::now();
+    loop {
+        let entries = mounts::list(store)?;
+        let Some(entry) = entries.iter().find(|entry| entry.mountpoint() == mountpoint) else { break };
+        match (entry.state, entry.pid) {
+            // Its daemon has begun and will mount, or end.
+            (MountState::NotAttached, Some(pid)) => {
+                if begun.elapsed() > PATIENCE {
+                    let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+                }
+                thread::sleep(POLL);
+            }
+            _ => {
+                let mut waiting = |users: &str| tracing::info!(users, "waiting to unmount");
+                let patience = PATIENCE.saturating_sub(begun.elapsed());
+                match mounts::take_down(entry, How::Wait, patience, &never, &mut waiting) {
+                    Err(mounts::MountsError::InUse { path, users }) => {
+                        tracing::warn!(path = %path.display(), users, "still in use, and taken down");
+                        mounts::take_down(entry, How::Force, PATIENCE, &never, &mut |_| ())?;
+                    }
+                    done => done?,
+                }
+            }
+        }
+    }
+    match std::fs::remove_dir(mountpoint) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(RunsError::io("remove", mountpoint)(error).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn without_fuse(version: &str, reason: String) -> CliError {
+    let advice = "`cvs doctor` says what this machine can do".to_owned();
+    RunsError::NoFuse { version: version.to_owned(), reason, advice }.into()
+}

@@ -1,0 +1,70 @@
+//! Ending runs: by asking their supervisors, by force, and by doing what a dead supervisor cannot do any more.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::RunsError;
+use super::record::{Found, Phase, Record, Records};
+use super::supervise::{GRACE, clear_away};
+use crate::context::Context;
+use crate::error::CliError;
+
+/// Between two looks at a run that ends.
+const POLL: Duration = Duration::from_millis(20);
+/// What a supervisor may take beyond ComfyUI's own grace: to unmount, and to find out who is left.
+const CLEARING: Duration = Duration::from_secs(20);
+
+/// What ending a run came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// Its supervisor did it.
+    Asked,
+    /// What a dead supervisor left was cleared away.
+    Cleared,
+    /// It had ended by itself; only the record of that was there.
+    Forgotten,
+}
+
+/// Ends a run and waits until everything of it is gone.
+pub(crate) fn stop(context: &Context, name: &str) -> Result<Stopped, CliError> {
+    let records = Records::of(context.store()?);
+    let begun = Instant::now();
+    let mut sent = 0;
+    loop {
+        match records.find(name)? {
+            Found::Nothing if sent > 0 => return Ok(Stopped::Asked),
+            Found::Nothing => return Err(RunsError::NotRunning { version: name.to_owned() }.into()),
+            Found::Left(record) => {
+                let Some(held) = records.hold(name)? else { continue };
+                let ended = |record: &Record| matches!(record.phase, Phase::Ended { .. });
+                let had_ended = record.as_deref().is_some_and(ended);
+                if let Some(record) = record {
+                    clear_away(context, &record)?;
+                }
+                held.clear()?;
+                return Ok(if had_ended { Stopped::Forgotten } else { Stopped::Cleared });
+            }
+            Found::Live(record) => {
+                context.check_cancel()?;
+                let waited = begun.elapsed();
+                if waited > GRACE + 3 * CLEARING {
+                    let pid = record.map_or(0, |record| record.supervisor.pid);
+                    return Err(RunsError::StillThere { version: name.to_owned(), pid }.into());
+                }
+                // Asked, told to hurry, killed.
+                let due = 1 + u32::from(waited > GRACE + CLEARING) + u32::from(waited > GRACE + 2 * CLEARING);
+                if let Some(record) = record
+                    && sent < due
+                {
+                    let signal = if due == 3 { Signal::SIGKILL } else { Signal::SIGTERM };
+                    let _ = kill(Pid::from_raw(record.supervisor.pid.cast_signed()), signal);
+                    sent = due;
+                }
+                thread::sleep(POLL);
+            }
+        }
+    }
+}
