@@ -3,9 +3,11 @@
 
 pub mod comfy;
 mod error;
+mod near;
 mod runtime;
 pub mod source;
 pub mod spec;
+pub mod workflow;
 mod workspace;
 
 pub use error::{MountRef, Origin, Problem, SourceFailure, SpecError, VersionsError};

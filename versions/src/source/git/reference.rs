@@ -1,5 +1,6 @@
 //! From what a person wrote to a commit, given the list of references that a remote advertises. Pure: no network.
 
+use crate::near::near;
 use crate::source::error::SourceError;
 
 /// One advertised reference.
@@ -114,30 +115,14 @@ impl Advertised {
 
     /// The error for a name that is not there, with those that look like it.
     pub(super) fn unknown(&self, url: &str, reference: &str) -> SourceError {
-        let wanted = reference.to_lowercase();
-        let short = |name: &str| {
-            ["refs/heads/", "refs/tags/"]
-                .iter()
-                .find_map(|prefix| Some(name.strip_prefix(prefix)?.to_owned()))
-        };
-        let mut near: Vec<(usize, String)> = self
-            .refs
-            .iter()
-            .filter(|r| !r.name.ends_with("^{}"))
-            .filter_map(|r| short(&r.name))
-            .filter_map(|name| {
-                let other = name.to_lowercase();
-                let distance = distance(&wanted, &other);
-                let contained = wanted.len() >= 2 && (other.contains(&wanted) || wanted.contains(&other));
-                (contained || distance <= wanted.chars().count().max(3) / 3).then_some((distance, name))
-            })
-            .collect();
-        near.sort();
-        near.dedup();
+        let names = self.refs.iter().filter(|r| !r.name.ends_with("^{}")).filter_map(|r| {
+            ["refs/heads/", "refs/tags/"].iter().find_map(|prefix| r.name.strip_prefix(prefix))
+        });
+        let near = near(reference, names);
         SourceError::UnknownRef {
             url: url.to_owned(),
             reference: reference.to_owned(),
-            near: near.into_iter().take(5).map(|(_, name)| name).collect(),
+            near,
             default_branch: self.default_branch(),
         }
     }
@@ -151,22 +136,6 @@ pub(super) fn full_id(text: &str) -> Option<git2::Oid> {
 
 fn is_short_id(text: &str) -> bool {
     (4..40).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-/// How many characters must be added, removed or changed.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substitute = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,0 +1,72 @@
+//! Reading: which of the formats a text has, and the workflow in it.
+
+use serde_json::{Map, Value};
+
+use super::error::WorkflowError;
+use super::graph::Graph;
+use super::prompt::{Prompt, describe};
+
+/// A workflow as it was read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Document {
+    /// In the API format: a server takes it as it is.
+    Prompt(Prompt),
+    /// In the format of the editor: [`Graph::convert`] makes a prompt of it.
+    Graph(Box<Graph>),
+}
+
+/// Under which keys a workflow is found inside another document, the first that is there.
+const WRAPPERS: [&str; 4] = ["input", "prompt", "output", "workflow"];
+
+impl Document {
+    /// Reads a text.
+    pub fn parse(text: &str) -> Result<Self, WorkflowError> {
+        Self::from_value(json(text)?)
+    }
+
+    /// Reads a JSON tree: a workflow, or a document that holds one under `input`, `prompt`, `output` or `workflow`,
+    /// as a tree or as a text.
+    pub fn from_value(value: Value) -> Result<Self, WorkflowError> {
+        let mut value = value;
+        // Deeper than `input.workflow` with a text in it nobody nests.
+        for _ in 0..4 {
+            let mut map = match value {
+                Value::Object(map) => map,
+                Value::String(text) => {
+                    value = json(&text)?;
+                    continue;
+                }
+                other => return Err(WorkflowError::Unrecognised { found: describe(&other) }),
+            };
+            if map.get("nodes").is_some_and(Value::is_array) {
+                return Ok(Self::Graph(Box::new(Graph::read(&map)?)));
+            }
+            if map.values().any(|node| node.get("class_type").is_some()) {
+                return Ok(Self::Prompt(Prompt::check(map)?));
+            }
+            match WRAPPERS.iter().find(|key| map.get(**key).is_some_and(|inner| !inner.is_null())) {
+                Some(key) => value = map.remove(*key).unwrap_or_default(),
+                None => return Err(WorkflowError::Unrecognised { found: keys(&map) }),
+            }
+        }
+        Err(WorkflowError::Unrecognised { found: "documents nested in documents".to_owned() })
+    }
+}
+
+fn json(text: &str) -> Result<Value, WorkflowError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    serde_json::from_str(text).map_err(|error| WorkflowError::Syntax {
+        line: error.line(),
+        column: error.column(),
+        message: error.to_string().split(" at line ").next().unwrap_or_default().to_owned(),
+    })
+}
+
+fn keys(map: &Map<String, Value>) -> String {
+    let names: Vec<_> = map.keys().take(5).map(|key| format!("`{key}`")).collect();
+    match map.len() {
+        0 => "an empty object".to_owned(),
+        1..=5 => format!("an object with {}", names.join(", ")),
+        count => format!("an object with {} and {} more", names.join(", "), count - 5),
+    }
+}
