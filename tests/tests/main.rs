@@ -15,6 +15,8 @@ mod kills;
 mod mounted;
 mod mounts;
 mod running;
+mod runs_detached;
+mod runs_faults;
 mod runs_ui;
 mod story;
 mod support;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use cvs_tests::{Python, available, get, wait_for, wait_until};
+use cvs_tests::{CvsCommand, Python, available, get, wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -40,10 +40,14 @@ impl Runs {
         command.ok();
     }
 
-    /// Starts `cvs run-ui` in the foreground.
+    pub(crate) fn cvs(&self, args: &[&str]) -> CvsCommand {
+        self.world.cvs(args)
+    }
+
+    /// Starts a command that goes on.
     #[track_caller]
-    pub(crate) fn run_ui(&self, args: &[&str]) -> Foreground {
-        let mut command = self.world.cvs(&["run-ui"]).args(args).into_command();
+    pub(crate) fn start(&self, args: &[&str]) -> Foreground {
+        let mut command = self.world.cvs(args).into_command();
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Foreground::start(command)
     }
@@ -142,10 +146,12 @@ impl Foreground {
     #[track_caller]
     pub(crate) fn url(&mut self) -> String {
         wait_for(LONG, "run-ui prints the URL", || {
-            if let Some(status) = self.child.try_wait().expect("asking for a child") {
-                panic!("run-ui ended: {status}\n{}", self.stderr.text());
+            let ended = self.child.try_wait().expect("asking for a child");
+            let line = self.stdout.text().lines().next().map(str::to_owned);
+            match ended.filter(|status| !status.success()) {
+                Some(status) => panic!("run-ui ended: {status}\n{}", self.stderr.text()),
+                None => line,
             }
-            self.stdout.text().lines().next().map(str::to_owned)
         })
     }
 
@@ -159,10 +165,17 @@ impl Foreground {
         kill(self.pid(), signal).expect("signalling a child");
     }
 
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) {
+        wait_for(LONG, "the command ends", || self.child.try_wait().expect("asking for a child"));
+    }
+
     /// Waits for its end: its exit code, stdout and stderr.
     #[track_caller]
     pub(crate) fn end(mut self) -> (Option<i32>, String, String) {
-        let status = wait_for(LONG, "run-ui ends", || self.child.try_wait().expect("asking for a child"));
+        let status =
+            wait_for(LONG, "the command ends", || self.child.try_wait().expect("asking for a child"));
         (status.code(), self.stdout.all(), self.stderr.all())
     }
 }

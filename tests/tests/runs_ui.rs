@@ -9,7 +9,7 @@ use crate::running::{Runs, assert_answers};
 fn it_answers_until_it_is_interrupted() {
     let Some(runs) = Runs::new() else { return };
     runs.create("v", &["plain"]);
-    let mut ui = runs.run_ui(&["v", "--port", "0"]);
+    let mut ui = runs.start(&["run-ui", "v", "--port", "0"]);
     let url = ui.url();
     assert_answers(&url);
     ui.says("To see the GUI go to:");
@@ -31,7 +31,7 @@ fn a_mount_of_a_person_is_used_and_stays() {
     let Some(runs) = Runs::new() else { return };
     runs.create("v", &["self-writing"]);
     let dir = mount(&runs.world.env, "v", "v", &[]);
-    let mut ui = runs.run_ui(&["v", "--port", "0"]);
+    let mut ui = runs.start(&["run-ui", "v", "--port", "0"]);
     ui.url();
     assert_eq!(runs.ps("v").expect("it is listed")["root"], *dir.to_str().expect("UTF-8"));
     ui.signal(Signal::SIGTERM);
