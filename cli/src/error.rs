@@ -1,6 +1,8 @@
 //! Failures: what is said, what is advised, and which code the process ends with. Nothing else in the program decides
 //! any of the three.
 
+mod comfy;
+
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
@@ -8,7 +10,7 @@ use std::process::ExitCode;
 
 use cvs_fusefs::MountError;
 use cvs_store::StoreError;
-use cvs_versions::comfy::RunError;
+use cvs_versions::comfy::{ClientError, JobError, RunError};
 use cvs_versions::source::SourceError;
 use cvs_versions::{SourceFailure, SpecError, VersionsError};
 
@@ -82,6 +84,12 @@ pub(crate) enum CliError {
     /// A ComfyUI that did not start, or not stop.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A call to a ComfyUI.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A prompt.
+    #[error(transparent)]
+    Job(#[from] JobError),
     /// A run of a version.
     #[error(transparent)]
     Runs(#[from] RunsError),
@@ -125,7 +133,9 @@ impl CliError {
             Self::Store(error) => of_store(error),
             Self::Mount(error) => of_mount(error),
             Self::Mounts(error) => of_mounts(error),
-            Self::Run(error) => of_run(error),
+            Self::Run(error) => comfy::of_run(error),
+            Self::Client(error) => comfy::of_client(error),
+            Self::Job(error) => comfy::of_job(error),
             Self::Runs(error) => error.exit(),
             Self::Usage(_) => Exit::Usage,
             Self::Interrupted => Exit::Interrupted,
@@ -148,7 +158,9 @@ impl CliError {
             Self::Store(error) => hint_of_store(error),
             Self::Mount(error) => hint_of_mount(error),
             Self::Mounts(error) => hint_of_mounts(error),
-            Self::Run(error) => hint_of_run(error),
+            Self::Run(error) => comfy::hint_of_run(error),
+            Self::Client(error) => comfy::hint_of_client(error),
+            Self::Job(error) => comfy::hint_of_job(error),
             Self::Runs(error) => error.hint(),
             Self::NoHome => Some("name a directory with --home DIR or CVS_HOME".to_owned()),
             Self::Config { .. } => {
@@ -307,32 +319,6 @@ fn hint_of_mounts(error: &MountsError) -> Option<String> {
         MountsError::Io { source, .. } => hint_of_io(source),
         MountsError::DidNotStart { .. } | MountsError::NotADirectory { .. } => None,
     }
-}
-
-fn of_run(error: &RunError) -> Exit {
-    match error {
-        RunError::UnknownFlag { .. } | RunError::ReservedFlag { .. } => Exit::Usage,
-        RunError::Cancelled => Exit::Interrupted,
-        RunError::PortTaken { .. }
-        | RunError::Listen { .. }
-        | RunError::NoDirectoryFlag { .. }
-        | RunError::Help { .. }
-        | RunError::StartTimeout { .. }
-        | RunError::Crashed { .. }
-        | RunError::Unkillable { .. }
-        | RunError::Io { .. } => Exit::Failed,
-    }
-}
-
-fn hint_of_run(error: &RunError) -> Option<String> {
-    let text = match error {
-        RunError::PortTaken { .. } => "choose another port with --port, or end what has it",
-        RunError::Listen { .. } => "choose another address with --host, or another port with --port",
-        RunError::StartTimeout { .. } => "COMFY_STARTUP_TIMEOUT, in seconds, gives it more time",
-        RunError::Io { source, .. } => return hint_of_io(source),
-        _ => return None,
-    };
-    Some(text.to_owned())
 }
 
 fn hint_of_spec(error: &SpecError) -> Option<String> {

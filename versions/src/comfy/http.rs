@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::Client;
+use tokio::time::Instant;
 
 use crate::runtime::runtime;
 
@@ -30,19 +31,40 @@ pub(super) fn client() -> io::Result<&'static Client> {
     CLIENT.get().ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
+/// Why a wait ended without what it was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waited {
+    /// Too long.
+    TooLong,
+    /// The caller asked to stop.
+    Cancelled,
+}
+
+/// Awaits `future` at most so long, with an eye on the cancel flag.
+pub(super) async fn patient<T>(
+    future: impl Future<Output = T>,
+    patience: Duration,
+    cancel: &AtomicBool,
+) -> Result<T, Waited> {
+    let deadline = Instant::now() + patience;
+    tokio::pin!(future);
+    loop {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Waited::Cancelled);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Waited::TooLong);
+        }
+        if let Ok(done) = tokio::time::timeout(TICK.min(left), &mut future).await {
+            return Ok(done);
+        }
+    }
+}
+
 /// Whether `/system_stats` answers with success. What is not up yet is `false`, not an error; so is a cancel.
 pub(super) fn is_ready(base_url: &str, patience: Duration, cancel: &AtomicBool) -> io::Result<bool> {
-    let request = client()?.get(format!("{base_url}/system_stats")).timeout(patience);
-    runtime()?.block_on(async {
-        let sent = request.send();
-        tokio::pin!(sent);
-        loop {
-            if cancel.load(Ordering::Relaxed) {
-                return Ok(false);
-            }
-            if let Ok(answer) = tokio::time::timeout(TICK, &mut sent).await {
-                return Ok(answer.is_ok_and(|answer| answer.status().is_success()));
-            }
-        }
-    })
+    let sent = client()?.get(format!("{base_url}/system_stats")).send();
+    let answer = runtime()?.block_on(patient(sent, patience, cancel));
+    Ok(answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().is_success())))
 }

@@ -1,26 +1,36 @@
 //! Starting a ComfyUI, and talking to one that runs.
 //!
 //! [`Flags`] asks a commit which arguments it knows, [`Launch`] starts it as a [`Server`] in a process group of its
-//! own and returns when it answers. Everything blocks, on any thread that is no tokio worker; nothing here prints.
+//! own and returns when it answers. [`Client`] speaks its HTTP API, [`run_job`] takes one prompt to its end, and
+//! [`collect`] brings the files that it put out. Everything blocks, on any thread that is no tokio worker; nothing here prints.
 //!
 //! A `Server` is gone, with all processes that it started, when it was stopped, when it was dropped, when it ended by
 //! itself, and when our own process dies.
 
+mod client;
 mod error;
 mod flags;
 mod http;
+mod job;
 mod launch;
 mod log;
+mod outputs;
 mod port;
 mod process;
+mod socket;
 mod sys;
 
 use std::time::Duration;
 
+pub use self::client::{Answer, Client, ClientError, Fetched, Queue, Uploaded, safe_name};
 pub use self::error::RunError;
 pub use self::flags::Flags;
+pub use self::job::{
+    Complaint, JobError, JobEvent, JobRequest, JobResult, NodeFailure, NodeProblem, run_job,
+};
 pub use self::launch::{Directories, Launch};
 pub use self::log::tail;
+pub use self::outputs::{Collected, FileRef, OutputFile, OutputText, Outputs, collect};
 pub use self::port::{Holder, free_port, holder};
 pub use self::process::{Server, Watch};
 
