@@ -12,14 +12,15 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::id::{BlobId, ManifestId};
 
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// `application_id` of a filled index.
 const FILLED: i64 = 1;
 const SCHEMA: &str = "
     CREATE TABLE git(oid BLOB PRIMARY KEY, blob BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE sha256(sha256 BLOB PRIMARY KEY, blob BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE source(key TEXT PRIMARY KEY, manifest BLOB NOT NULL) WITHOUT ROWID;
-    PRAGMA user_version = 1;
+    CREATE TABLE fact(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    PRAGMA user_version = 2;
 ";
 
 /// The index of a store.
@@ -124,6 +125,20 @@ impl Index {
                 manifests: column("SELECT DISTINCT manifest FROM source")?,
             })
         })
+    }
+
+    /// What was found out about something immutable, in words of whoever found it out.
+    pub fn fact(&self, key: &str) -> Option<String> {
+        self.run(|db| {
+            let mut statement = db.prepare_cached("SELECT value FROM fact WHERE key = ?1")?;
+            statement.query_row([key], |row| row.get(0)).optional()
+        })
+        .flatten()
+    }
+
+    /// Remembers what was found out.
+    pub fn put_fact(&self, key: &str, value: &str) {
+        self.run(|db| db.execute("INSERT OR REPLACE INTO fact VALUES (?1, ?2)", params![key, value]));
     }
 
     /// Forgets what it knows of these objects.
@@ -252,6 +267,8 @@ mod tests {
         index.put_git_blobs(&[([7; 20], blob)]);
         index.put_sha256(&[1; 32], &blob);
         index.put_source("git:1", &ManifestId::of(b"m"));
+        index.put_fact("flags:1", "[]");
+        assert_eq!([index.fact("flags:1"), index.fact("flags:2")], [Some("[]".to_owned()), None]);
         assert_eq!(index.git_blobs(&[[8; 20], [7; 20]]), [None, Some(blob)]);
         assert_eq!(index.by_sha256(&[1; 32]), Some(blob));
         assert_eq!(index.source("git:1"), Some(ManifestId::of(b"m")));
