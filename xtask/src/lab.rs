@@ -10,11 +10,13 @@ use crate::project::Project;
 use crate::shell;
 
 pub(crate) struct Lab {
+    root: PathBuf,
     cvs: PathBuf,
     tools: PathBuf,
     dir: PathBuf,
     quick: bool,
     runs: usize,
+    version: Option<String>,
 }
 
 impl Lab {
@@ -24,7 +26,8 @@ impl Lab {
         fs::create_dir_all(&dir).doing(|| format!("making {}", dir.display()))?;
         let dir = dir.canonicalize().doing(|| format!("resolving {}", dir.display()))?;
         let cvs = project.release("cvs");
-        let lab = Lab { cvs, tools: project.tools().join("bin"), dir, quick, runs: 1 };
+        let (root, tools) = (project.root().to_path_buf(), project.tools().join("bin"));
+        let lab = Lab { root, cvs, tools, dir, quick, runs: 1, version: None };
         lab.clear();
         Ok(lab)
     }
@@ -33,6 +36,33 @@ impl Lab {
     pub(crate) fn with_runs(mut self, runs: usize) -> Lab {
         self.runs = runs;
         self
+    }
+
+    /// Has a version of the person's measured, where a benchmark can.
+    pub(crate) fn with_version(mut self, version: Option<String>) -> Lab {
+        self.version = version;
+        self
+    }
+
+    /// The version of the person's to measure.
+    pub(crate) fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    /// The checkout.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where set-up puts programs.
+    pub(crate) fn tools(&self) -> &Path {
+        &self.tools
+    }
+
+    /// A program that set-up brings, else the one in PATH.
+    pub(crate) fn tool(&self, name: &str) -> PathBuf {
+        let own = self.tools.join(name);
+        if own.is_file() { own } else { name.into() }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -64,15 +94,28 @@ impl Lab {
         self.runs
     }
 
-    /// The release `cvs`, on the laboratory's home, without the caller's configuration.
+    /// The release `cvs`, on the laboratory's home, without the caller's configuration, and without Python
+    /// environments, which only some measurements are about.
     pub(crate) fn cvs(&self) -> Command {
-        let mut cmd = self.command(&self.cvs);
-        cmd.env("CVS_HOME", self.home());
+        let mut cmd = self.cvs_with_python();
+        cmd.env("CVS_SKIP_PYTHON", "1");
+        cmd
+    }
+
+    /// The same with Python environments.
+    pub(crate) fn cvs_with_python(&self) -> Command {
+        let mut cmd = self.own_cvs();
+        cmd.env("CVS_HOME", self.home()).env("CVS_UV", self.tool("uv")).env_remove("CVS_SKIP_PYTHON");
         for name in ["CVS_VERSIONS_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "RUST_LOG"] {
             cmd.env_remove(name);
         }
         cmd.env("HOME", self.dir.join("work"));
         cmd
+    }
+
+    /// The release `cvs` on the person's own home.
+    pub(crate) fn own_cvs(&self) -> Command {
+        self.command(&self.cvs)
     }
 
     /// A peer's program, in the laboratory.
@@ -83,6 +126,10 @@ impl Lab {
             std::env::split_paths(&path).chain([self.tools.clone(), "/usr/sbin".into(), "/sbin".into()]);
         if let Ok(joined) = std::env::join_paths(dirs) {
             cmd.env("PATH", joined);
+        }
+        // What would keep Python from writing bytecode, or have it read other modules, is not measured.
+        for name in ["PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONPATH", "PYTHONHOME"] {
+            cmd.env_remove(name);
         }
         cmd.current_dir(&self.dir).stdin(std::process::Stdio::null());
         cmd

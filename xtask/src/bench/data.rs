@@ -46,13 +46,19 @@ pub(super) const MODEL: &str = "model.safetensors";
 /// Makes `name` below the laboratory's data unless it is there whole: it is made under another name and renamed, so
 /// that what an interrupted run left is never taken for it.
 fn keep(lab: &Lab, name: &str, fill: impl FnOnce(&Path) -> std::io::Result<()>) -> Outcome<PathBuf> {
+    keep_made(lab, name, |dir| fill(dir).doing(|| format!("making {}", dir.display())))
+}
+
+/// The same with commands that say what went wrong.
+pub(super) fn keep_made(lab: &Lab, name: &str, fill: impl FnOnce(&Path) -> Outcome) -> Outcome<PathBuf> {
     let dir = lab.data().join(name);
     if dir.is_dir() {
         return Ok(dir);
     }
     let draft = lab.data().join(format!("{name}.draft"));
     lab.empty(&draft)?;
-    fill(&draft).and_then(|()| fs::rename(&draft, &dir)).doing(|| format!("making {}", dir.display()))?;
+    fill(&draft)?;
+    fs::rename(&draft, &dir).doing(|| format!("making {}", dir.display()))?;
     Ok(dir)
 }
 

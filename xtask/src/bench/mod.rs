@@ -13,6 +13,7 @@ mod machine;
 mod measure;
 mod mount;
 mod read;
+mod run;
 mod walk;
 
 use crate::failure::{Outcome, fail};
@@ -37,14 +38,21 @@ const BENCHES: &[Bench] = &[
     Bench { name: "walk", about: "listing and reading 30,000 files through the mount", run: walk::run },
     Bench { name: "mount", about: "time to mount, and memory, by number of entries", run: mount::run },
     Bench { name: "disk", about: "space of ten versions that differ in one node each", run: disk::run },
+    Bench { name: "run", about: "starting ComfyUI from the mount, and by run-ui", run: run::run },
+    Bench {
+        name: "environment",
+        about: "making a Python environment whose wheels are in uv's cache",
+        run: run::environment,
+    },
     Bench { name: "check", about: "gc --dry-run and fsck over 100,000 objects", run: check::run },
 ];
 
-const USAGE: &str = "usage: cargo xtask bench [--runs N] [--quick] [NAME...]";
+const USAGE: &str = "usage: cargo xtask bench [--runs N] [--quick] [--version ID] [NAME...]";
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
     let mut runs = None;
     let mut quick = false;
+    let mut version = None;
     let mut names = Vec::new();
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -54,6 +62,10 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
                 Some(n) if n > 0 => runs = Some(n),
                 _ => fail!(usage, "--runs takes a number from 1 up; {USAGE}"),
             },
+            "--version" => match args.next() {
+                Some(id) => version = Some(id.clone()),
+                None => fail!(usage, "--version takes a version of yours, which `run` starts; {USAGE}"),
+            },
             name if BENCHES.iter().any(|b| b.name == name) => names.push(name),
             other => fail!(usage, "there is no benchmark '{other}'; {USAGE}\n\n{}", listing()),
         }
@@ -62,6 +74,7 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
     shell::run(shell::cargo(project).args(["build", "--release", "--package", "cvs-cli", "--bin", "cvs"]))?;
 
     let lab = Lab::open(project, "bench", quick)?.with_runs(runs.unwrap_or(if quick { 1 } else { 5 }));
+    let lab = lab.with_version(version);
     println!("{}", machine::facts(&lab)?);
     let mut failed = Vec::new();
     for bench in BENCHES.iter().filter(|b| names.is_empty() || names.contains(&b.name)) {
@@ -78,5 +91,5 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
 }
 
 fn listing() -> String {
-    BENCHES.iter().map(|b| format!("  {:8} {}\n", b.name, b.about)).collect()
+    BENCHES.iter().map(|b| format!("  {:11} {}\n", b.name, b.about)).collect()
 }
