@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -117,7 +118,9 @@ impl Transaction {
             rustix::fs::renameat_with(CWD, &object.path, CWD, &target, flags).map_err(io::Error::from)
         };
         if object.protect {
-            let locked_away = std::os::unix::fs::PermissionsExt::from_mode(0o444);
+            // Who shares the file with the store may need to know that it is a program: that much of the mode stays.
+            let mode = fs::symlink_metadata(&object.path).map_err(failed)?.permissions().mode();
+            let locked_away = fs::Permissions::from_mode(0o444 | mode & 0o111);
             fs::set_permissions(&object.path, locked_away).map_err(failed)?;
         }
         let shard = target.parent().unwrap_or(&target);

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::id::{BlobId, ManifestId};
 
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// `application_id` of a filled index.
 const FILLED: i64 = 1;
 const SCHEMA: &str = "
@@ -20,7 +20,8 @@ const SCHEMA: &str = "
     CREATE TABLE sha256(sha256 BLOB PRIMARY KEY, blob BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE source(key TEXT PRIMARY KEY, manifest BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE fact(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    PRAGMA user_version = 2;
+    CREATE TABLE derived(key BLOB PRIMARY KEY, blob BLOB NOT NULL) WITHOUT ROWID;
+    PRAGMA user_version = 3;
 ";
 
 /// The index of a store.
@@ -59,6 +60,33 @@ impl Index {
                 let mut statement = batch.prepare_cached("INSERT OR REPLACE INTO git VALUES (?1, ?2)")?;
                 for (oid, blob) in pairs {
                     statement.execute(params![oid, blob.as_bytes()])?;
+                }
+            }
+            batch.commit()
+        });
+    }
+
+    /// The blobs that were found under these keys, which are hashes of whatever somebody worked hard to turn into a
+    /// blob. Who makes keys sets them apart from those of others.
+    pub fn derived(&self, keys: &[[u8; 32]]) -> Vec<Option<BlobId>> {
+        self.run(|db| {
+            let mut statement = db.prepare_cached("SELECT blob FROM derived WHERE key = ?1")?;
+            keys.iter()
+                .map(|key| statement.query_row([key], |row| row.get(0)).optional())
+                .map(|row| row.map(|bytes| bytes.map(BlobId::from_bytes)))
+                .collect()
+        })
+        .unwrap_or_else(|| vec![None; keys.len()])
+    }
+
+    /// Remembers what the work of these keys came to.
+    pub fn put_derived(&self, pairs: &[([u8; 32], BlobId)]) {
+        self.run(|db| {
+            let batch = db.unchecked_transaction()?;
+            {
+                let mut statement = batch.prepare_cached("INSERT OR REPLACE INTO derived VALUES (?1, ?2)")?;
+                for (key, blob) in pairs {
+                    statement.execute(params![key, blob.as_bytes()])?;
                 }
             }
             batch.commit()
@@ -121,7 +149,9 @@ impl Index {
                 db.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
             };
             Ok(IndexContent {
-                blobs: column("SELECT blob FROM git UNION SELECT blob FROM sha256")?,
+                blobs: column(
+                    "SELECT blob FROM git UNION SELECT blob FROM sha256 UNION SELECT blob FROM derived",
+                )?,
                 manifests: column("SELECT DISTINCT manifest FROM source")?,
             })
         })
@@ -159,6 +189,7 @@ impl Index {
             batch.execute_batch(
                 "DELETE FROM git WHERE blob IN (SELECT id FROM gone);
                  DELETE FROM sha256 WHERE blob IN (SELECT id FROM gone);
+                 DELETE FROM derived WHERE blob IN (SELECT id FROM gone);
                  DELETE FROM source WHERE manifest IN (SELECT id FROM gone);
                  DROP TABLE gone;",
             )?;
@@ -269,14 +300,16 @@ mod tests {
         index.put_source("git:1", &ManifestId::of(b"m"));
         index.put_fact("flags:1", "[]");
         assert_eq!([index.fact("flags:1"), index.fact("flags:2")], [Some("[]".to_owned()), None]);
+        index.put_derived(&[([3; 32], blob)]);
         assert_eq!(index.git_blobs(&[[8; 20], [7; 20]]), [None, Some(blob)]);
         assert_eq!(index.by_sha256(&[1; 32]), Some(blob));
         assert_eq!(index.source("git:1"), Some(ManifestId::of(b"m")));
+        assert_eq!(index.derived(&[[3; 32], [4; 32]]), [Some(blob), None]);
         assert!(!index.is_filled());
         index.mark_filled();
         assert!(index.is_filled() && Index::new(index.path.clone()).is_filled());
         index.forget(&[*blob.as_bytes()], &[]);
-        assert_eq!(index.by_sha256(&[1; 32]), None);
+        assert_eq!((index.by_sha256(&[1; 32]), index.derived(&[[3; 32]])), (None, vec![None]));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(crate) struct Staged {
     pub(crate) size: u64,
     /// The bytes are on disk already.
     pub(crate) durable: bool,
-    /// The file is another name of a file from outside: its mode becomes 0444 at the last moment.
+    /// The file is another name of a file from outside: its mode changes at the last moment.
     pub(crate) protect: bool,
 }
 
@@ -122,6 +122,16 @@ impl Transaction {
     /// its bytes again mends it.
     pub fn has_blob(&self, id: &BlobId) -> Result<Option<u64>, StoreError> {
         self.claim((*id).into())
+    }
+
+    /// Opens a blob that is in the store or staged here. Its bytes are not verified. Not to be called while a commit of
+    /// this transaction runs, which may be renaming it.
+    pub fn open_blob(&self, id: &BlobId) -> Result<File, StoreError> {
+        let staged = self.staged().get(&Key::from(*id)).map(|staged| staged.path.clone());
+        match staged {
+            Some(path) => File::open(&path).map_err(|e| StoreError::io("open", path, e)),
+            None => self.store.open_blob(id),
+        }
     }
 
     /// True when the manifest and every blob it lists are here in their full size; all of it is claimed then. False

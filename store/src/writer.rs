@@ -37,8 +37,9 @@ pub enum Intake {
     /// linked (another filesystem, a symlink), a copy. A program that still has it open for writing would damage the
     /// object.
     Move,
-    /// The file and the object share their bytes; of a symlink, the file it leads to. Its mode becomes 0444; whoever
-    /// writes into it in place (root can) damages the object. Where it cannot be linked, a copy.
+    /// The file and the object share their bytes; of a symlink, the file it leads to. It loses its write permissions, and
+    /// can be read by all; whoever writes into it in place (root can) damages the object. Where it cannot be linked, a
+    /// copy.
     HardLink,
 }
 
@@ -185,7 +186,8 @@ impl Transaction {
         Ok(stored)
     }
 
-    /// Hashes and syncs `staged`, a link to `path`; false when its content is here already and it was not taken.
+    /// Hashes `staged`, a link to `path`; false when its content is here already and it was not taken. Whoever wrote
+    /// the file may not have synced it: large ones are synced here, the others with the batch.
     fn take_link(
         &self,
         path: &Path,
@@ -208,8 +210,11 @@ impl Transaction {
         if self.claim(stored.id.into())? == Some(stored.size) {
             return Ok((stored, stamp, false));
         }
-        file.sync_data().map_err(|e| write_error("sync", path, stored.size, e))?;
-        let object = Staged { path: staged.to_owned(), size: stored.size, durable: true, protect: true };
+        let durable = stored.size >= LARGE;
+        if durable {
+            file.sync_data().map_err(|e| write_error("sync", path, stored.size, e))?;
+        }
+        let object = Staged { path: staged.to_owned(), size: stored.size, durable, protect: true };
         self.stage(stored.id.into(), object);
         Ok((stored, stamp, true))
     }

@@ -5,6 +5,7 @@ pub mod comfy;
 mod error;
 mod near;
 mod runtime;
+pub mod python;
 pub mod source;
 pub mod spec;
 pub mod workflow;

@@ -15,6 +15,8 @@ mod redact;
 #[cfg(test)]
 mod test_server;
 
+pub(crate) use self::redact::redact;
+
 pub use self::digest::Expected;
 pub use self::error::SourceError;
 pub use self::event::{EventSink, NetworkLimits, SourceEvent, SourceOptions};

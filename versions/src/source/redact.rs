@@ -6,7 +6,7 @@ use url::Url;
 const SECRET: [&str; 7] = ["token", "key", "secret", "signature", "credential", "password", "auth"];
 
 /// `address` as it may be shown. Also takes `user@host:path`, and text that is no address at all.
-pub(super) fn redact(address: &str) -> String {
+pub(crate) fn redact(address: &str) -> String {
     match Url::parse(address) {
         Ok(url) if url.has_host() => redact_url(&url),
         _ => {
