@@ -4,8 +4,8 @@
 pub mod comfy;
 mod error;
 mod near;
-mod runtime;
 pub mod python;
+mod runtime;
 pub mod source;
 pub mod spec;
 pub mod workflow;

@@ -16,7 +16,7 @@ pub(super) fn resolution(said: &str, names: &Names) -> Unresolved {
     let said = names.clean(said);
     let reason = text::error(&said);
     let no_solution = reason.starts_with("No solution found");
-    if no_solution && !is_offline(&reason) {
+    if no_solution && !is_offline(&reason) && !is_denied(&reason) {
         let explanation = reason.lines().skip(1).collect::<Vec<_>>().join("\n");
         let explanation = explanation.trim().trim_start_matches("cause:").trim();
         return Unresolved::Conflict(explanation.to_owned());
@@ -38,10 +38,17 @@ pub(super) fn failure(operation: &'static str, said: &str) -> PythonError {
             found: after(&reason, "Computed:"),
         };
     }
+    if let Some(rest) = reason.split_once("Size mismatch for `").map(|(_, rest)| rest)
+        && let Some((package, sizes)) = rest.split_once('`')
+    {
+        let size = |mark: &str| format!("{} bytes", after(sizes, mark));
+        let (expected, found) = (size("expected"), size("downloaded"));
+        return PythonError::HashMismatch { package: package.to_owned(), expected, found };
+    }
     if is_offline(&reason) {
         return PythonError::Offline { what: offline_subject(&reason) };
     }
-    if has(&["401 Unauthorized", "403 Forbidden"]) {
+    if is_denied(&reason) {
         return PythonError::Denied { reason: causes(&reason) };
     }
     if let Some(package) = failed_build(&reason) {
@@ -68,6 +75,10 @@ fn is_offline(reason: &str) -> bool {
     ]
     .iter()
     .any(|part| reason.to_lowercase().contains(part))
+}
+
+fn is_denied(reason: &str) -> bool {
+    reason.contains("401 Unauthorized") || reason.contains("403 Forbidden")
 }
 
 /// The sentence that names the package.

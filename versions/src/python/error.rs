@@ -110,7 +110,7 @@ pub enum PythonError {
     HashMismatch {
         /// The package and version.
         package: String,
-        /// The locked hash.
+        /// The locked hash or size.
         expected: String,
         /// That of the download.
         found: String,
