@@ -178,7 +178,7 @@ impl Resolver<'_> {
         let node = |source: &Source| matches!(source.kind, Kind::List(Role::Node, _));
         let (nodes, own): (Vec<&Source>, Vec<&Source>) = sources.iter().partition(|source| node(source));
         let asks = |source: &&Source| source.lines.iter().any(|line| TORCH.contains(&name_of(line).as_str()));
-        if nodes.is_empty() || !own.iter().any(|source| asks(&source)) {
+        if nodes.is_empty() || !own.iter().any(asks) {
             return Ok(None);
         }
         // Core and the spec disagree without any node: the whole says so as well, and names them.

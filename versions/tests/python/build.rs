@@ -101,7 +101,7 @@ fn pip_works_in_it() {
     bench.show(&environment.manifest, &at);
     let pip = |args: &[&str]| {
         let mut command = Command::new(at.join("bin/pip"));
-        command.args(["--isolated", "--disable-pip-version-check", "--no-cache-dir", "-q"]).args(args);
+        command.args(["--isolated", "--disable-pip-version-check", "--no-cache-dir"]).args(args);
         let output = command.env_remove("PIP_FIND_LINKS").output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
