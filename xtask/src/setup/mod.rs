@@ -123,7 +123,7 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
 pub(crate) fn ensure(project: &Project, purpose: Purpose) -> Outcome {
     let mut missing: Vec<&Need> = purpose.needs().filter(|need| !is_met(project, need)).collect();
     if purpose.has_browser() && !is_met(project, &BROWSER) {
-        if has_package(project, BROWSER.package) {
+        if has_browser_package() {
             missing.push(&BROWSER);
         } else {
             eprintln!(
@@ -189,17 +189,12 @@ fn venv_works(dir: &Path) -> bool {
             && pip_runs()
 }
 
-/// Whether apt-get could install it. Lists that were never fetched know nothing: then the package is asked for, and
-/// apt-get says what it thinks of it.
-fn has_package(project: &Project, package: &str) -> bool {
-    let known = |name: &str| {
-        shell::output(shell::command(project, "apt-cache").args(["show", "--no-all-versions", name]))
-    };
-    match known(package) {
-        // Ubuntu's is an empty package that asks for the snap.
-        Ok(text) => !text.contains("snap"),
-        Err(_) => find_program("apt-get").is_some() && known("git").is_err(),
-    }
+/// Whether the distribution has Chromium as a package that a container can run.
+fn has_browser_package() -> bool {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    // Those made from Ubuntu say so in ID_LIKE.
+    let of_ubuntu = release.lines().any(|line| line.starts_with("ID") && line.contains("ubuntu"));
+    find_program("apt-get").is_some() && !of_ubuntu
 }
 
 fn still_missing(need: &Need) -> Failure {
