@@ -73,7 +73,13 @@ impl<'a> Activity<'a> {
                 task.set_total(bytes);
                 self.lock().whole = Some(task);
             }
-            Event::Checked { bytes } => {
+            Event::Realizing { files, bytes } => {
+                let label = format!("writing {}", format::counted(files, "file"));
+                let task = self.output.progress().task(label, Unit::Bytes);
+                task.set_total(bytes);
+                self.lock().whole = Some(task);
+            }
+            Event::Checked { bytes } | Event::Realized { bytes } => {
                 if let Some(task) = &self.lock().whole {
                     task.add(bytes);
                 }

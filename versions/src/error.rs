@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use cvs_store::{ComposeError, RelPath, StoreError};
 
+use crate::realize::RealizeError;
 use crate::source::SourceError;
 use crate::spec::{Part, StalePart, VersionId};
 
@@ -244,6 +245,9 @@ pub enum VersionsError {
         /// Why not.
         source: io::Error,
     },
+    /// A version could not be realized, or a realization not be checked or removed.
+    #[error(transparent)]
+    Realize(#[from] RealizeError),
     /// The caller's cancel flag was set. What was downloaded so far is kept for the next time.
     #[error("interrupted")]
     Cancelled,

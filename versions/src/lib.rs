@@ -5,6 +5,7 @@ pub mod comfy;
 mod error;
 mod near;
 pub mod python;
+pub mod realize;
 mod runtime;
 pub mod source;
 pub mod spec;

@@ -11,14 +11,14 @@ use crate::format;
 /// Delete versions.
 ///
 /// Their specs go. What they share with others stays, and what only they used goes with the next `cvs gc`. On a
-/// terminal it asks first.
+/// terminal it asks first. Of a realization, what cvs wrote goes and what programs wrote stays.
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
     /// The versions.
     #[arg(required = true, value_name = "ID")]
     ids: Vec<VersionId>,
 
-    /// Delete what was written in their mounts, too.
+    /// Delete what was written in their mounts and realizations, too.
     #[arg(long)]
     overlay: bool,
 
@@ -97,6 +97,9 @@ fn show(context: &Context, reports: &[(&VersionId, DeleteReport)], verb: &str) -
                     overlay.path.display()
                 ));
             }
+        }
+        for realization in &report.realizations {
+            output.note(&super::realize::removed_line(verb, realization));
         }
     }
     Ok(())

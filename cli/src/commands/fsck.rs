@@ -100,7 +100,7 @@ fn check(context: &Context, args: &FsckArgs) -> Result<FsckReport, CliError> {
     };
     let fsck = Fsck {
         store: context.store()?,
-        roots: &context.versions_dir(),
+        roots: context.workspace()?.roots(),
         quarantine: args.repair,
         clear_index: args.rebuild_index,
         progress: &progress,

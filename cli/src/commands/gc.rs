@@ -29,8 +29,7 @@ pub(crate) struct GcArgs {
 }
 
 pub(crate) fn run(context: &Context, args: &GcArgs) -> Result<Exit, CliError> {
-    let versions = context.versions_dir();
-    let gc = Gc::new(context.store()?, &versions, args.grace);
+    let gc = Gc::new(context.store()?, context.workspace()?.roots(), args.grace);
     let task = context.progress().task("looking for what is needed", Unit::Items);
     let plan = gc.plan()?;
     context.check_cancel()?;

@@ -15,6 +15,7 @@ mod logs;
 mod mount;
 mod mounts;
 mod ps;
+mod realize;
 mod reference;
 mod restart;
 mod run_ui;
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Clone(clone::CloneArgs),
     Delete(delete::DeleteArgs),
     Mount(mount::MountArgs),
+    Realize(realize::RealizeArgs),
     Umount(umount::UmountArgs),
     Mounts(mounts::MountsArgs),
     RunUi(Box<run_ui::RunUiArgs>),
@@ -70,6 +72,7 @@ impl Command {
             Self::Clone(args) => clone::run(context, &args),
             Self::Delete(args) => delete::run(context, &args),
             Self::Mount(args) => mount::run(context, &args),
+            Self::Realize(args) => realize::run(context, &args),
             Self::Umount(args) => umount::run(context, &args),
             Self::Mounts(args) => mounts::run(context, &args),
             Self::RunUi(args) => run_ui::run(context, &args),

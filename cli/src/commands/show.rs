@@ -9,6 +9,7 @@ use cvs_versions::{MountRef, VersionSummary};
 use serde_json::json;
 
 use super::list::{source, state};
+use super::realize;
 use super::shared::warn;
 use crate::context::Context;
 use crate::error::{CliError, Exit};
@@ -26,6 +27,7 @@ pub(crate) fn run(context: &Context, args: &ShowArgs) -> Result<Exit, CliError> 
     let document = workspace.read(&args.id)?;
     let summary = workspace.summary(document.spec())?;
     let mounts = workspace.mounts_of(&args.id)?;
+    let realizations = workspace.realizations_of(&args.id)?;
     let file = workspace.versions().file_of(&args.id);
     let overlay = Some(workspace.overlay_dir(&args.id)).filter(|path| path.exists());
     let output = context.output();
@@ -36,6 +38,7 @@ pub(crate) fn run(context: &Context, args: &ShowArgs) -> Result<Exit, CliError> 
             "spec": document.root(),
             "overlay": overlay.as_deref().map(path_json::value),
             "mounts": mounts,
+            "realizations": realizations.iter().map(realize::value).collect::<Vec<_>>(),
             "warnings": document.warnings(),
         }))?;
         return Ok(Exit::Ok);
@@ -44,6 +47,10 @@ pub(crate) fn run(context: &Context, args: &ShowArgs) -> Result<Exit, CliError> 
     let _ = writeln!(text, "spec      {}", file.display());
     if let Some(overlay) = overlay {
         let _ = writeln!(text, "overlay   {}", overlay.display());
+    }
+    for realization in &realizations {
+        let state = realize::state(realization, summary.view);
+        let _ = writeln!(text, "realized  {}{state}", realization.target.display());
     }
     text.push_str(&content(&summary, document.spec()));
     output.text(&text)?;

@@ -1,6 +1,9 @@
 //! `cvs validate`.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
+use cvs_versions::realize::{ChangeKind, CheckOptions, TargetReport};
 use cvs_versions::spec::VersionId;
 use cvs_versions::{Event, PartReport, PartState, ValidateOptions, ValidateReport};
 
@@ -24,11 +27,19 @@ pub(crate) struct ValidateArgs {
     #[arg(long)]
     deep: bool,
 
+    /// Compare a realization with what was written there: what was changed, added and removed since, outside of
+    /// input, output, user and temp. Models that were written to through their links are damage.
+    #[arg(long, value_name = "DIR")]
+    target: Option<PathBuf>,
+
     #[command(flatten)]
     ensure: EnsureArgs,
 }
 
 pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Result<Exit, CliError> {
+    if let Some(target) = &args.target {
+        return check_target(context, args, target);
+    }
     let fetch = !args.ensure.locked && !args.ensure.offline;
     if fetch {
         args.ensure.ensure(context, &args.id)?;
@@ -68,6 +79,59 @@ pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Result<Exit, CliErr
         Exit::Ok | Exit::Usage | Exit::Busy | Exit::Interrupted => {}
     }
     Ok(exit)
+}
+
+/// Of a realization: 3 when a model is damaged, 1 when something of it was changed or removed.
+fn check_target(context: &Context, args: &ValidateArgs, target: &Path) -> Result<Exit, CliError> {
+    let activity = Activity::new(context);
+    let events = |event: Event<'_>| activity.hear(event);
+    let options = CheckOptions { deep: args.deep, events: &events, cancel: context.cancel() };
+    let report = args.ensure.workspace(context)?.check_realization(target, &options)?;
+    drop(activity);
+    let output = context.output();
+    if report.version != args.id.as_str() {
+        return Err(CliError::Usage(format!(
+            "{} is a realization of {}, not of {}",
+            report.target.display(),
+            report.version,
+            args.id
+        )));
+    }
+    if output.is_json() {
+        output.json(&report)?;
+    } else {
+        output.text(&target_text(&report))?;
+    }
+    if !report.complete {
+        output.hint(&format!(
+            "a realize was interrupted: `cvs realize {} --target {}` goes on",
+            args.id,
+            report.target.display()
+        ));
+    }
+    if !report.damaged.is_empty() {
+        output.hint("`cvs fsck --repair` sets damaged objects aside and brings them back from their sources");
+        return Ok(Exit::Damage);
+    }
+    let differs = report.changes.iter().any(|change| change.kind != ChangeKind::Added);
+    Ok(if differs || !report.complete { Exit::Failed } else { Exit::Ok })
+}
+
+fn target_text(report: &TargetReport) -> String {
+    let mut text = String::new();
+    for model in &report.damaged {
+        let state = if model.present { "damaged" } else { "missing" };
+        text.push_str(&format!("{state:8} {} (blob {})\n", model.path, model.blob));
+    }
+    for change in &report.changes {
+        text.push_str(&format!("{:8} {}\n", change.kind.to_string(), change.path));
+    }
+    let files = format::counted(report.files, "file");
+    match report.changes.len() + report.damaged.len() {
+        0 => text.push_str(&format!("{files} as they were written\n")),
+        n => text.push_str(&format!("{files} compared, {}\n", format::counted(n as u64, "difference"))),
+    }
+    text
 }
 
 /// `fetched` is whether all of the version was ever here.

@@ -81,6 +81,18 @@ pub enum Event<'a> {
         /// Bytes.
         bytes: u64,
     },
+    /// A version is being realized: this much is to be written.
+    Realizing {
+        /// Files.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// So many more bytes of them are written.
+    Realized {
+        /// Bytes.
+        bytes: u64,
+    },
 }
 
 /// Where events go.

@@ -21,14 +21,14 @@ impl Workspace {
     pub fn create(&self, new: NewSpec, options: &CreateOptions<'_>) -> Result<CreateReport, VersionsError> {
         let mut document = SpecDocument::build(new)?;
         let id = document.spec().version_id.clone();
-        let path = self.versions.file_of(&id);
+        let path = self.versions().file_of(&id);
         // Told before anything is downloaded; what appears meanwhile, the publishing finds.
         let mut previous = None;
         if path.symlink_metadata().is_ok() {
             if !options.replace {
                 return Err(SpecError::Exists { id: id.to_string(), path }.into());
             }
-            self.versions.replace_by(&mut document)?;
+            self.versions().replace_by(&mut document)?;
             // What is wrong with the old one is no reason to keep it.
             previous = self.read(&id).ok().and_then(|old| old.spec().lock.clone());
         }
@@ -46,7 +46,7 @@ impl Workspace {
             self.build(document.spec(), previous.as_ref(), &transaction, options.fetch, &lock_options)?;
         let made = self.finish(&id, built, &transaction, &lock_options)?;
         document.set_lock(Some(&made.lock))?;
-        self.versions.publish(&mut document)?;
+        self.versions().publish(&mut document)?;
         remove_sources(&transaction, options.events);
         let overlay = self.overlay_dir(&id);
         Ok(CreateReport {
@@ -132,7 +132,7 @@ impl Workspace {
                 return Err(VersionsError::Locked { id: id.clone(), stale });
             }
             document.set_lock(Some(&made.lock))?;
-            match self.versions.publish(&mut document) {
+            match self.versions().publish(&mut document) {
                 Ok(()) => {
                     remove_sources(transaction, options.events);
                     return Ok((document, made));

@@ -30,13 +30,14 @@ pub use self::versions::{
 };
 
 use crate::error::VersionsError;
+use crate::realize::{Records, Roots};
 use crate::spec::{ReadOptions, SpecDocument, VersionId, VersionsDir};
 
 /// A home, opened. Clones share the store.
 #[derive(Clone)]
 pub struct Workspace {
     store: Store,
-    versions: VersionsDir,
+    roots: Roots,
     read: ReadOptions,
 }
 
@@ -49,7 +50,8 @@ impl Workspace {
             Some(dir) => VersionsDir::new(dir),
             None => VersionsDir::of_home(store.home()),
         };
-        Ok(Self { store, versions, read: ReadOptions::default() })
+        let roots = Roots { versions, records: Records::new(store.home()) };
+        Ok(Self { store, roots, read: ReadOptions::default() })
     }
 
     /// Reads specs by these rules from now on.
@@ -66,17 +68,22 @@ impl Workspace {
 
     /// The directory of specs.
     pub fn versions(&self) -> &VersionsDir {
-        &self.versions
+        &self.roots.versions
     }
 
-    /// What keeps objects alive besides leases, for gc, fsck and usage.
-    pub fn roots(&self) -> &VersionsDir {
-        &self.versions
+    /// The records of realizations.
+    pub(crate) fn records(&self) -> &Records {
+        &self.roots.records
+    }
+
+    /// What keeps objects alive besides leases, for gc and fsck.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
     }
 
     /// Reads the spec of a version.
     pub fn read(&self, id: &VersionId) -> Result<SpecDocument, VersionsError> {
-        Ok(self.versions.read(id, self.read)?)
+        Ok(self.versions().read(id, self.read)?)
     }
 
     /// Where what is written in a mount of this version goes, whether it exists or not.

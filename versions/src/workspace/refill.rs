@@ -37,7 +37,7 @@ impl Workspace {
     /// every file of a commit, which reads and hashes it. For an index that began empty; harmless for any other.
     pub fn refill_index(&self, read: bool, cancel: &AtomicBool) -> Result<RefillStats, VersionsError> {
         let index = self.store.index();
-        let roots = self.versions.roots()?;
+        let roots = self.versions().roots()?;
         let locks: Vec<&Lock> = roots.iter().filter_map(|root| root.lock.as_ref()).collect();
         let repos = locks.iter().flat_map(|lock| {
             std::iter::once(&lock.comfy).chain(lock.custom_nodes.iter().map(|node| &node.locked))

@@ -144,10 +144,9 @@ impl Workspace {
         options: &RepairOptions<'_>,
     ) -> Result<(u64, Vec<String>), VersionsError> {
         // Only the lock counts, so that a spec with a mistake elsewhere is repaired too.
-        let root =
-            self.versions.roots()?.into_iter().find(|root| root.id == *id).ok_or_else(|| {
-                SpecError::Unknown { id: id.to_string(), dir: self.versions.path().to_owned() }
-            })?;
+        let root = self.versions().roots()?.into_iter().find(|root| root.id == *id).ok_or_else(|| {
+            SpecError::Unknown { id: id.to_string(), dir: self.versions().path().to_owned() }
+        })?;
         let Some(lock) = root.lock else { return Ok((0, Vec::new())) };
         let transaction = self.store.begin(&format!("repair {id}"))?;
         let failures = jobs::with_stop(

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{Workspace, store_error};
 use crate::error::{MountRef, SpecError, VersionsError};
+use crate::realize::RemoveReport;
 use crate::spec::{Lock, RepoUrl, Revision, Spec, StaleReason, VersionId};
 
 /// Prefix of an overlay that is being removed; no version name begins so.
@@ -78,7 +79,7 @@ pub enum LockState {
 /// How a version is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DeleteOptions {
-    /// Deletes what was written in its mounts, too.
+    /// Deletes what was written in its mounts and realizations, too.
     pub overlay: bool,
     /// Only says what would be deleted.
     pub dry_run: bool,
@@ -92,6 +93,8 @@ pub struct DeleteReport {
     pub spec: PathBuf,
     /// What was written in its mounts, if anything ever was.
     pub overlay: Option<OverlayReport>,
+    /// Its realizations.
+    pub realizations: Vec<RemoveReport>,
 }
 
 /// An overlay that was found.
@@ -111,7 +114,7 @@ pub struct OverlayReport {
 impl Workspace {
     /// Every version, sorted by name. A spec that cannot be read is listed with the reason, and hides no other.
     pub fn list(&self) -> Result<Vec<VersionSummary>, VersionsError> {
-        let dir = self.versions.path();
+        let dir = self.versions().path();
         let entries = match fs::read_dir(dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -207,7 +210,7 @@ impl Workspace {
         let document = self.read(source)?;
         let mut copy = document.clone_as(new)?;
         if replace {
-            self.versions.replace_by(&mut copy)?;
+            self.versions().replace_by(&mut copy)?;
         }
         let mut here: Vec<ManifestId> = Vec::new();
         for manifest in document.spec().lock.iter().flat_map(Lock::manifests) {
@@ -222,10 +225,10 @@ impl Workspace {
             .map_err(store_error(new, "keep its objects"))?;
         // While its lock stood, nothing could be collected; the lease keeps it so from here on.
         if self.read(source)?.spec().lock != document.spec().lock {
-            return Err(SpecError::Changed { path: self.versions.file_of(source) }.into());
+            return Err(SpecError::Changed { path: self.versions().file_of(source) }.into());
         }
-        self.versions.publish(&mut copy)?;
-        Ok(self.versions.file_of(new))
+        self.versions().publish(&mut copy)?;
+        Ok(self.versions().file_of(new))
     }
 
     /// Deletes a version. Shared objects stay; what only it used goes with the next garbage collection.
@@ -233,9 +236,9 @@ impl Workspace {
     /// # Errors
     /// [`VersionsError::Busy`] while it is mounted.
     pub fn delete(&self, id: &VersionId, options: &DeleteOptions) -> Result<DeleteReport, VersionsError> {
-        let spec = self.versions.file_of(id);
+        let spec = self.versions().file_of(id);
         if spec.symlink_metadata().is_err() {
-            let dir = self.versions.path().to_owned();
+            let dir = self.versions().path().to_owned();
             return Err(SpecError::Unknown { id: id.to_string(), dir }.into());
         }
         self.unmounted(id)?;
@@ -254,19 +257,27 @@ impl Workspace {
             }
             overlay = Some(OverlayReport { path: path.clone(), files, bytes, deleted: options.overlay });
         }
+        let mut realizations = Vec::new();
+        for realization in self.realizations_of(id)? {
+            realizations.push(self.remove_realization(&realization.target, options.overlay, true)?);
+        }
         if options.dry_run {
-            return Ok(DeleteReport { spec, overlay });
+            return Ok(DeleteReport { spec, overlay, realizations });
+        }
+        // Before the spec: a crash in between leaves a version that can be realized again or deleted.
+        for plan in &mut realizations {
+            *plan = self.remove_realization(&plan.target, options.overlay, false)?;
         }
         let overlays = path.parent().unwrap_or(&path);
         // Also one of our name: ids of processes come again.
         remove_leftovers(overlays);
         let gone = path.with_file_name(format!("{GONE}{id}-{}", std::process::id()));
         {
-            let held = self.versions.hold()?;
+            let held = self.versions().hold()?;
             // Again, because a mount that begins looks for its spec under this lock, with its lease taken.
             self.unmounted(id)?;
             // The spec first: a crash in between leaves an overlay that was kept, never a version with half of one.
-            self.versions.remove(&held, id)?;
+            self.versions().remove(&held, id)?;
             if options.overlay && overlay.is_some() {
                 // Whole at once for those who look; what a crash leaves, the next deletion removes.
                 fs::rename(&path, &gone).map_err(failed("remove", &path))?;
@@ -277,7 +288,7 @@ impl Workspace {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             removed => removed.map_err(failed("remove", &gone))?,
         }
-        Ok(DeleteReport { spec, overlay })
+        Ok(DeleteReport { spec, overlay, realizations })
     }
 
     /// Fails when `view` is not what the lock of the version says any more. To be called by who has taken a lease on
@@ -288,11 +299,11 @@ impl Workspace {
     /// [`SpecError::Unknown`] or [`SpecError::Changed`].
     pub fn confirm(&self, id: &VersionId, view: &View) -> Result<(), VersionsError> {
         // A directory that may only be read is somebody else's to delete from.
-        let _held = self.versions.hold().ok();
+        let _held = self.versions().hold().ok();
         let document = self.read(id)?;
         match document.spec().lock.as_ref().and_then(|lock| lock.view) {
             Some(found) if found == view.id() => Ok(()),
-            _ => Err(SpecError::Changed { path: self.versions.file_of(id) }.into()),
+            _ => Err(SpecError::Changed { path: self.versions().file_of(id) }.into()),
         }
     }
 

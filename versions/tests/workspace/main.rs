@@ -2,6 +2,7 @@
 
 mod create;
 mod lock;
+mod realize;
 mod refill;
 mod repair;
 mod validate;
