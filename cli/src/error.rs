@@ -2,6 +2,7 @@
 //! any of the three.
 
 mod comfy;
+mod realize;
 
 use std::error::Error;
 use std::io;
@@ -11,8 +12,6 @@ use std::process::ExitCode;
 use cvs_fusefs::MountError;
 use cvs_store::StoreError;
 use cvs_versions::comfy::{ClientError, JobError, RunError};
-use cvs_versions::comfy::RunError;
-use cvs_versions::realize::RealizeError;
 use cvs_versions::source::SourceError;
 use cvs_versions::{SourceFailure, SpecError, VersionsError};
 
@@ -184,7 +183,7 @@ fn of_versions(error: &VersionsError) -> Exit {
         VersionsError::Store(error) | VersionsError::Version { source: error, .. } => of_store(error),
         VersionsError::NoSuchPart { .. } => Exit::Usage,
         VersionsError::Busy { .. } => Exit::Busy,
-        VersionsError::Realize(error) => of_realize(error),
+        VersionsError::Realize(error) => realize::exit(error),
         VersionsError::Cancelled => Exit::Interrupted,
         _ => Exit::Failed,
     }
@@ -251,45 +250,10 @@ fn hint_of_versions(error: &VersionsError) -> Option<String> {
             Some("unmount it first: `cvs umount`, `cvs mounts` shows where".to_owned())
         }
         VersionsError::Io { source, .. } => hint_of_io(source),
-        VersionsError::Realize(error) => hint_of_realize(error),
+        VersionsError::Realize(error) => realize::hint(error),
         VersionsError::Cancelled => Some("run the command again to go on where it stopped".to_owned()),
         _ => None,
     }
-}
-
-fn of_realize(error: &RealizeError) -> Exit {
-    match error {
-        RealizeError::Store(error) => of_store(error),
-        RealizeError::Busy { .. } => Exit::Busy,
-        RealizeError::Unfit { .. } => Exit::Usage,
-        RealizeError::Cancelled => Exit::Interrupted,
-        _ => Exit::Failed,
-    }
-}
-
-fn hint_of_realize(error: &RealizeError) -> Option<String> {
-    let text = match error {
-        RealizeError::Store(error) => return hint_of_store(error),
-        RealizeError::Io { source, .. } => return hint_of_io(source),
-        RealizeError::NotEmpty { .. } | RealizeError::Unfit { .. } => {
-            "name an empty directory, or one that does not exist yet, with --target DIR"
-        }
-        RealizeError::Foreign { .. } => {
-            "remove it there (`cvs --home HOME realize VERSION --target DIR --remove`), or name another --target"
-        }
-        RealizeError::Unknown { .. } => "`cvs realize VERSION --target DIR` makes one",
-        RealizeError::Busy { .. } => "wait until it is done, or stop what runs from there",
-        RealizeError::InTheWay { .. } => {
-            "nothing was written; --force moves these to .cvs/aside in the target, or name another --target"
-        }
-        RealizeError::NoRoom { .. } => "make room there, or name a --target on another filesystem",
-        RealizeError::Record { .. } => {
-            "gc refuses to run while it cannot be read: mend it, or move it away and realize again elsewhere"
-        }
-        RealizeError::Cancelled => "run the command again to go on where it stopped",
-        _ => return None,
-    };
-    Some(text.to_owned())
 }
 
 fn hint_of_source(error: &SourceError) -> Option<String> {
