@@ -15,6 +15,7 @@ mod kills;
 mod mounted;
 mod mounts;
 mod running;
+mod runs_check;
 mod runs_detached;
 mod runs_faults;
 mod runs_ui;

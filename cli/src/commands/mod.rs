@@ -24,6 +24,7 @@ mod show;
 mod stop;
 mod umount;
 mod validate;
+mod validate_run;
 
 use clap::Subcommand;
 

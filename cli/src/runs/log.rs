@@ -52,6 +52,16 @@ fn after_last_head(bytes: &[u8]) -> usize {
     found
 }
 
+/// What stands in a log behind `start`.
+pub(crate) fn text(path: &Path, start: u64) -> Result<String, RunsError> {
+    let mut file = File::open(path).map_err(RunsError::io("open", path))?;
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(start))
+        .and_then(|_| file.read_to_end(&mut bytes))
+        .map_err(RunsError::io("read", path))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// Where the last `count` lines behind `start` begin.
 pub(crate) fn last_lines(path: &Path, start: u64, count: usize) -> Result<u64, RunsError> {
     const CHUNK: u64 = 64 << 10;

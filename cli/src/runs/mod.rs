@@ -38,4 +38,4 @@ pub(crate) use place::{Place, PlaceArgs, PlaceKind};
 pub(crate) use record::{Found, Phase, Record, Records, Role, name_of};
 pub(crate) use status::{RunState, RunStatus, all};
 pub(crate) use stop::{Stopped, stop};
-pub(crate) use supervise::{End, Run};
+pub(crate) use supervise::{Checked, End, Run};

@@ -42,7 +42,6 @@ pub(crate) const DEFAULT_PORT: u16 = 8188;
 pub(crate) const DEFAULT_HOST: &str = "127.0.0.1";
 
 impl RunOptions {
-    #[allow(dead_code)]
     /// The defaults for a role: the usual port for a person, any free one for programs.
     pub(crate) fn new(role: Role) -> Self {
         Self {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use cvs_store::ProcessId;
 use cvs_versions::Ready;
-use cvs_versions::comfy::{Directories, Launch, RunError, Server};
+use cvs_versions::comfy::{Directories, Launch, NodeLoad, RunError, Server, loading};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -16,7 +16,7 @@ use super::flags::flags_of;
 use super::interrupts::Interrupts;
 use super::options::RunOptions;
 use super::place::{self, Place, PlaceArgs};
-use super::record::{Held, Phase, Record, Records, Role, name_of};
+use super::record::{Held, Phase, Record, Records, name_of};
 use super::{RunsError, interpreter, log, notify, processes};
 use crate::context::Context;
 use crate::error::CliError;
@@ -33,6 +33,15 @@ pub(crate) enum End {
     Stopped,
     /// ComfyUI ended by itself, without a failure.
     Exited,
+}
+
+/// How a version loads.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    /// The nodes that the log mentions.
+    pub(crate) nodes: Vec<NodeLoad>,
+    /// Why the whole did not come to its end.
+    pub(crate) failure: Option<RunError>,
 }
 
 /// A run of which this process has the lock.
@@ -100,11 +109,22 @@ impl<'a> Run<'a> {
         answers: &mut dyn FnMut(&Record) -> Result<(), CliError>,
     ) -> Result<End, CliError> {
         let mut answered = false;
-        let result = self.in_its_place(interrupts, &mut |record| {
+        let result = self.in_its_place(interrupts, |launch, started| {
+            let server = launch.start(started)?;
             answered = true;
-            answers(record)
+            self.update(|record| {
+                record.phase = Phase::Running;
+                record.url = Some(server.base_url().to_owned());
+            })?;
+            let told = answers(&self.record.borrow());
+            let end = match told {
+                Ok(()) => self.watch(server, interrupts),
+                Err(error) => self.stop(server, interrupts).and(Err(error)),
+            };
+            notify::stopping();
+            end
         });
-        let (detached, role) = (self.record.borrow().detached, self.record.borrow().role);
+        let detached = self.record.borrow().detached;
         let ended = match &result {
             Err(CliError::Run(RunError::Crashed { status, reason, .. })) => {
                 Some(Phase::Ended { code: status.code(), reason: reason.clone() })
@@ -114,7 +134,7 @@ impl<'a> Run<'a> {
         };
         match ended {
             // Nobody watches it, so it is kept until somebody looks. A start that failed is told to who started it.
-            Some(phase) if detached && answered && role == Role::Ui => self.update(|record| {
+            Some(phase) if detached && answered => self.update(|record| {
                 record.phase = phase;
                 record.mount = None;
                 record.comfy = None;
@@ -124,11 +144,28 @@ impl<'a> Run<'a> {
         result
     }
 
-    fn in_its_place(
+    /// Loads everything and ends: how that went, and the log of it. Nothing is kept.
+    pub(crate) fn check(self, interrupts: &Interrupts) -> Result<Checked, CliError> {
+        let result = self.in_its_place(interrupts, |launch, started| {
+            let failure = match launch.quick_test(started) {
+                Ok(_) => None,
+                Err(error @ (RunError::Crashed { .. } | RunError::StartTimeout { .. })) => Some(error),
+                Err(error) => return Err(error.into()),
+            };
+            let (log, start) = self.log();
+            let log = log::text(&log, start)?;
+            Ok(Checked { nodes: loading(&log, launch.root), failure })
+        });
+        self.held.clear()?;
+        result
+    }
+
+    /// Does something with a launch in a place, and takes both down.
+    fn in_its_place<T>(
         &self,
         interrupts: &Interrupts,
-        answers: &mut dyn FnMut(&Record) -> Result<(), CliError>,
-    ) -> Result<End, CliError> {
+        work: impl FnOnce(&Launch<'_>, &dyn Fn(u32)) -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
         let (options, version) = {
             let record = self.record.borrow();
             (record.options.clone(), record.version.clone())
@@ -147,7 +184,7 @@ impl<'a> Run<'a> {
             record.root = Some(place.root().to_owned());
             record.mount = place.mount().map(Path::to_owned);
         })?;
-        let result = self.served(place.root(), &options, interrupts, answers);
+        let result = self.launch(place.root(), &options, interrupts, work);
         let record = self.record.borrow().clone();
         let stragglers = processes::end(record.comfy.as_ref(), &record.tag, Duration::ZERO);
         if stragglers > 0 {
@@ -157,13 +194,13 @@ impl<'a> Run<'a> {
         result.and_then(|end| closed.map(|()| end))
     }
 
-    fn served(
+    fn launch<T>(
         &self,
         root: &Path,
         options: &RunOptions,
         interrupts: &Interrupts,
-        answers: &mut dyn FnMut(&Record) -> Result<(), CliError>,
-    ) -> Result<End, CliError> {
+        work: impl FnOnce(&Launch<'_>, &dyn Fn(u32)) -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
         if interrupts.is_stopped() {
             return Err(CliError::Interrupted);
         }
@@ -193,18 +230,7 @@ impl<'a> Run<'a> {
                 tracing::warn!(%error, "cannot note the process of ComfyUI");
             }
         };
-        let server = launch.start(&started)?;
-        self.update(|record| {
-            record.phase = Phase::Running;
-            record.url = Some(server.base_url().to_owned());
-        })?;
-        let told = answers(&self.record.borrow());
-        let end = match told {
-            Ok(()) => self.watch(server, interrupts),
-            Err(error) => self.stop(server, interrupts).and(Err(error)),
-        };
-        notify::stopping();
-        end
+        work(&launch, &started)
     }
 
     /// Waits until it ends or is to end.

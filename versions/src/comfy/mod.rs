@@ -13,6 +13,7 @@ mod flags;
 mod http;
 mod job;
 mod launch;
+mod loading;
 mod log;
 mod outputs;
 mod port;
@@ -29,6 +30,7 @@ pub use self::job::{
     Complaint, JobError, JobEvent, JobRequest, JobResult, NodeFailure, NodeProblem, run_job,
 };
 pub use self::launch::{Directories, Launch};
+pub use self::loading::{LoadState, NodeLoad, loading};
 pub use self::log::tail;
 pub use self::outputs::{Collected, FileRef, OutputFile, OutputText, Outputs, collect};
 pub use self::port::{Holder, free_port, holder};
