@@ -22,6 +22,7 @@ mod run_ui;
 mod shared;
 mod show;
 mod stop;
+mod systemd;
 mod umount;
 mod validate;
 mod validate_run;
@@ -51,6 +52,7 @@ pub(crate) enum Command {
     Logs(logs::LogsArgs),
     Stop(stop::StopArgs),
     Restart(restart::RestartArgs),
+    Systemd(systemd::SystemdArgs),
     Gc(gc::GcArgs),
     Fsck(fsck::FsckArgs),
     Du(du::DuArgs),
@@ -81,6 +83,7 @@ impl Command {
             Self::Logs(args) => logs::run(context, &args),
             Self::Stop(args) => stop::run(context, &args),
             Self::Restart(args) => restart::run(context, &args),
+            Self::Systemd(args) => systemd::run(context, &args),
             Self::Debug(args) => debug::run(context, &args),
             Self::Gc(args) => gc::run(context, &args),
             Self::Fsck(args) => fsck::run(context, &args),

@@ -60,15 +60,29 @@ impl RunOptions {
         }
     }
 
-    /// The arguments of `cvs run-ui` that ask for this. The lock is up to date by then, so that nobody is asked.
+    /// The arguments of `cvs run-ui` that ask a supervisor for this. The lock is up to date by then, so that nobody is
+    /// asked.
     pub(crate) fn arguments(&self, id: &VersionId) -> Vec<OsString> {
-        let mut line: Vec<OsString> =
-            ["run-ui", id.as_str(), "--locked", "--offline"].map(OsString::from).into();
+        let head = ["run-ui", id.as_str(), "--locked", "--offline", "--role", self.role.word()];
+        head.into_iter().map(OsString::from).chain(self.flags()).collect()
+    }
+
+    /// The command line with which somebody else asks for this, of exactly what is locked.
+    pub(crate) fn command(&self, id: &VersionId) -> Vec<OsString> {
+        let head = ["run-ui", id.as_str(), "--locked"];
+        head.into_iter().map(OsString::from).chain(self.flags()).collect()
+    }
+
+    fn flags(&self) -> Vec<OsString> {
+        let mut line: Vec<OsString> = Vec::new();
         let mut pair = |flag: &str, value: OsString| line.extend([flag.into(), value]);
-        pair("--role", self.role.word().into());
         pair("--host", (&self.host).into());
         pair("--port", self.port.to_string().into());
-        pair("--startup-timeout", format!("{}ms", self.startup_timeout.as_millis()).into());
+        let timeout = match self.startup_timeout.subsec_millis() {
+            0 => format!("{}s", self.startup_timeout.as_secs()),
+            _ => format!("{}ms", self.startup_timeout.as_millis()),
+        };
+        pair("--startup-timeout", timeout.into());
         for (flag, directory) in self.directories() {
             if let Some(directory) = directory {
                 pair(flag, directory.into());

@@ -117,12 +117,10 @@ impl<'a> Run<'a> {
                 record.url = Some(server.base_url().to_owned());
             })?;
             let told = answers(&self.record.borrow());
-            let end = match told {
+            match told {
                 Ok(()) => self.watch(server, interrupts),
                 Err(error) => self.stop(server, interrupts).and(Err(error)),
-            };
-            notify::stopping();
-            end
+            }
         });
         let detached = self.record.borrow().detached;
         let ended = match &result {
