@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 
+use cvs_versions::python::PythonEvent;
 use cvs_versions::source::SourceEvent;
 use cvs_versions::spec::{Part, StaleReason};
 use cvs_versions::{Event, Why};
@@ -11,6 +12,9 @@ use crate::context::Context;
 use crate::format;
 use crate::output::Output;
 use crate::progress::{Task, Unit};
+
+/// Paths that a warning names.
+const NAMED: usize = 3;
 
 /// Hears events, from many threads. Dropping it takes its progress off the screen.
 pub(crate) struct Activity<'a> {
@@ -55,6 +59,20 @@ impl<'a> Activity<'a> {
             Event::Stopping => {
                 self.output
                     .note("stopping when the server answers or its time is up; Ctrl-C again ends it at once");
+            }
+            Event::Python { event } => self.hear_python(event),
+            Event::Installing { part } => {
+                self.tell(part, Unit::Items, |task| task.set_label(format!("{part}: running install.py")));
+            }
+            Event::InstalledElsewhere { node, paths } => {
+                let named: Vec<String> = paths.iter().take(NAMED).map(ToString::to_string).collect();
+                let more = if paths.len() > NAMED { ", …" } else { "" };
+                self.output.warning(&format!(
+                    "install.py of node {node} also wrote {} outside of its directory, which is not kept: {}{more}; \
+                     packages belong in `python_packages`",
+                    format::counted(paths.len() as u64, "file"),
+                    named.join(", ")
+                ));
             }
             Event::Committing => {
                 self.lock().whole = Some(self.output.progress().task("making it durable", Unit::Items));
@@ -136,6 +154,39 @@ impl<'a> Activity<'a> {
             SourceEvent::Wait { url } => {
                 self.output.note(&format!("{part}: waiting for another cvs that downloads {url}"));
             }
+        }
+    }
+
+    fn hear_python(&self, event: PythonEvent<'_>) {
+        let part = &Part::Python;
+        let label = |text: String| move |task: &Task| task.set_label(format!("{part}: {text}"));
+        match event {
+            PythonEvent::Resolving { sources } => {
+                let of = format::counted(sources as u64, "list");
+                self.tell(part, Unit::Items, label(format!("resolving the requirements of {of}")));
+            }
+            PythonEvent::Narrowing { suspects } => {
+                let of = format::counted(suspects as u64, "list");
+                self.tell(part, Unit::Items, label(format!("looking for who disagrees among {of}")));
+            }
+            PythonEvent::Python { request } => {
+                self.tell(part, Unit::Items, label(format!("downloading Python {request}")));
+            }
+            PythonEvent::Installing { packages } => {
+                let of = format::counted(packages as u64, "package");
+                self.tell(part, Unit::Items, label(format!("installing {of}")));
+            }
+            PythonEvent::Uv { line } => tracing::debug!(line, "uv"),
+            PythonEvent::Storing { done, total } => self.tell(part, Unit::Items, |task| {
+                task.set_label(format!("{part}: storing"));
+                task.set_total(total as u64);
+                task.set(done as u64);
+            }),
+            PythonEvent::Compiling { done, total } => self.tell(part, Unit::Items, |task| {
+                task.set_label(format!("{part}: compiling"));
+                task.set_total(total as u64);
+                task.set(done as u64);
+            }),
         }
     }
 

@@ -12,7 +12,9 @@ use std::process::ExitCode;
 use cvs_fusefs::MountError;
 use cvs_store::StoreError;
 use cvs_versions::comfy::{ClientError, JobError, RunError};
+use cvs_versions::python::PythonError;
 use cvs_versions::source::SourceError;
+use cvs_versions::spec::VersionId;
 use cvs_versions::{SourceFailure, SpecError, VersionsError};
 
 use crate::mounts::MountsError;
@@ -185,6 +187,7 @@ fn of_versions(error: &VersionsError) -> Exit {
         VersionsError::Busy { .. } => Exit::Busy,
         VersionsError::Realize(error) => realize::exit(error),
         VersionsError::Cancelled => Exit::Interrupted,
+        VersionsError::Python { source: PythonError::Store(error), .. } => of_store(error),
         _ => Exit::Failed,
     }
 }
@@ -245,6 +248,11 @@ fn hint_of_versions(error: &VersionsError) -> Option<String> {
         VersionsError::Conflict { .. } => Some(
             "give one of them another place: `target_dir` for a node, `target_path` for a model".to_owned(),
         ),
+        VersionsError::Python { id, source } => hint_of_python(id, source),
+        VersionsError::Install { .. } => Some(
+            "`\"run_install\": false` leaves the script alone; its packages can stand in `python_packages`"
+                .to_owned(),
+        ),
         VersionsError::Unsteady { .. } => Some("run the command again when the editing is done".to_owned()),
         VersionsError::Busy { .. } => {
             Some("unmount it first: `cvs umount`, `cvs mounts` shows where".to_owned())
@@ -254,6 +262,36 @@ fn hint_of_versions(error: &VersionsError) -> Option<String> {
         VersionsError::Cancelled => Some("run the command again to go on where it stopped".to_owned()),
         _ => None,
     }
+}
+
+fn hint_of_python(id: &VersionId, error: &PythonError) -> Option<String> {
+    let text = match error {
+        PythonError::Store(error) => return hint_of_store(error),
+        PythonError::Io { source, .. } => return hint_of_io(source),
+        PythonError::NoSpace { .. } => return hint_of_io(&io::ErrorKind::StorageFull.into()),
+        PythonError::Conflict { .. } => {
+            "pin what all can take in `python_packages`, take another commit of a node, or give it \
+             `\"install_requirements\": false`"
+        }
+        PythonError::NoInterpreter { .. } => {
+            "install that Python, or ask for another one: `python.version` in the spec, --python for `cvs create`"
+        }
+        PythonError::Offline { .. } => {
+            "run it again without --offline, or name a directory that has it with --wheels"
+        }
+        PythonError::WheelMissing { .. } => "name the directory that has it with --wheels",
+        PythonError::Unreachable { .. } => {
+            "look at the address of the index and the network, and run the command again"
+        }
+        PythonError::Denied { .. } => "look at the credentials for that index",
+        PythonError::HashMismatch { .. } => {
+            return Some(format!(
+                "nothing was stored; `cvs lock {id} --update=python` takes what the index has now"
+            ));
+        }
+        _ => return None,
+    };
+    Some(text.to_owned())
 }
 
 fn hint_of_source(error: &SourceError) -> Option<String> {

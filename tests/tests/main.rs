@@ -14,6 +14,7 @@ mod fsx;
 mod kills;
 mod mounted;
 mod mounts;
+mod python_env;
 mod running;
 mod runs_check;
 mod runs_detached;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use cvs_store::{ComposeError, RelPath, StoreError};
 
+use crate::python::PythonError;
 use crate::realize::RealizeError;
 use crate::source::SourceError;
 use crate::spec::{Part, StalePart, VersionId};
@@ -204,6 +205,42 @@ pub enum VersionsError {
         id: VersionId,
         /// Why not.
         source: ComposeError,
+    },
+    /// The Python environment could not be made.
+    #[error("version {id}: {source}")]
+    Python {
+        /// The version.
+        id: VersionId,
+        /// Why not.
+        source: PythonError,
+    },
+    /// The `install.py` of a node failed.
+    #[error("version {id}: install.py of node {node}: {reason}{}{tail}", if tail.is_empty() { "" } else { "\n" })]
+    Install {
+        /// The version.
+        id: VersionId,
+        /// The node.
+        node: String,
+        /// What happened.
+        reason: String,
+        /// The end of what it printed.
+        tail: String,
+    },
+    /// The spec has an `install.py` run, and the caller has no place for that.
+    #[error(
+        "version {id}: install.py of node {node} has to be run, and nothing here can show it the version"
+    )]
+    NoSandbox {
+        /// The version.
+        id: VersionId,
+        /// The node.
+        node: String,
+    },
+    /// The version could not be shown to an `install.py`.
+    #[error("cannot show the version to install.py: {reason}")]
+    Sandbox {
+        /// Why not.
+        reason: String,
     },
     /// The spec was edited again each time that its lock was about to be written.
     #[error(

@@ -16,6 +16,6 @@ pub use error::{MountRef, Origin, Problem, SourceFailure, SpecError, VersionsErr
 pub use workspace::{
     CommitRef, CreateOptions, CreateReport, DeleteOptions, DeleteReport, Event, Events, LockOptions,
     LockReport, LockState, NodeSummary, OverlayReport, PartReport, PartState, Ready, RefillStats, Refreshed,
-    RepairOptions, RepairReport, Repaired, RepairedObject, ReportPart, Update, ValidateOptions,
+    RepairOptions, RepairReport, Repaired, RepairedObject, ReportPart, Sandbox, Update, ValidateOptions,
     ValidateReport, VersionSummary, Why, Workspace,
 };

@@ -239,7 +239,7 @@ fn roots_fail_closed() {
         ),
         (
             "{\"lock\": {\"format\": 9}}",
-            format!("{shown}: lock.format: found 9; expected 1; this lock is of a newer cvs"),
+            format!("{shown}: lock.format: found 9; expected 2; this lock is of a newer cvs"),
         ),
     ] {
         fs::write(&path, text).unwrap();

@@ -2,7 +2,8 @@
 
 use cvs_store::{BlobId, ManifestId, RelPath, ViewId};
 use cvs_versions::spec::{
-    Lock, LockedModel, LockedNode, LockedRepo, ReadOptions, Spec, SpecDocument, VersionId,
+    Lock, LockedModel, LockedNode, LockedPython, LockedRepo, LockedSource, PythonRequest, ReadOptions, Spec,
+    SpecDocument, VersionId,
 };
 use cvs_versions::{Origin, SpecError};
 use serde_json::{Map, Value, json};
@@ -35,6 +36,7 @@ fn repo(repo: &str, requested: Option<&str>, digit: &str) -> LockedRepo {
 
 fn lock() -> Lock {
     let node = |name: &str, locked: LockedRepo| LockedNode {
+        installed: None,
         name: name.to_owned(),
         path: RelPath::new(format!("custom_nodes/{name}")).unwrap(),
         locked,
@@ -55,8 +57,25 @@ fn lock() -> Lock {
         extra: Map::new(),
     }];
     lock.models_manifest = Some(ManifestId::from_bytes([4; 32]));
+    lock.python = Some(LockedPython {
+        request: PythonRequest::default(),
+        sources: ["core", "custom_nodes/A", "custom_nodes/B"].map(source).to_vec(),
+        interpreter: None,
+        pylock: Some(json!({ "packages": [{ "name": "numpy", "version": "2.0" }] })),
+        manifest: Some(ManifestId::from_bytes([6; 32])),
+        extra: Map::new(),
+    });
     lock.view = Some(ViewId::from_bytes([5; 32]));
     lock
+}
+
+fn source(name: &str) -> LockedSource {
+    LockedSource {
+        source: name.to_owned(),
+        installs: true,
+        requirements: None,
+        bytecode: Some(ManifestId::from_bytes([7; 32])),
+    }
 }
 
 #[test]
@@ -67,7 +86,7 @@ fn the_lock_goes_into_the_text_and_nothing_else_moves() {
     let kept = TEXT.strip_suffix("\n}\n").unwrap();
     let written = document.text().strip_prefix(kept).expect("the rest of the text has moved");
     assert!(
-        written.starts_with(",\n    \"lock\": {\n        \"format\": 1,\n        \"comfy\": {\n"),
+        written.starts_with(",\n    \"lock\": {\n        \"format\": 2,\n        \"comfy\": {\n"),
         "{written}"
     );
     let read = parse(document.text()).unwrap();
@@ -91,7 +110,7 @@ fn the_format_of_the_lock_is_this() {
     assert_eq!(
         serde_json::to_value(lock()).unwrap(),
         json!({
-            "format": 1,
+            "format": 2,
             "comfy": { "repo": comfy.0, "requested": "master", "commit": comfy.1, "manifest": comfy.2 },
             "custom_nodes": [
                 { "name": "A", "path": "custom_nodes/A", "repo": a.0, "commit": a.1, "manifest": a.2 },
@@ -102,18 +121,28 @@ fn the_format_of_the_lock_is_this() {
                 "sha256": "02".repeat(32), "blake3": "03".repeat(32), "etag": "\"e\"",
             }],
             "models_manifest": "04".repeat(32),
+            "python": {
+                "request": {},
+                "sources": [
+                    { "source": "core", "bytecode": "07".repeat(32) },
+                    { "source": "custom_nodes/A", "bytecode": "07".repeat(32) },
+                    { "source": "custom_nodes/B", "bytecode": "07".repeat(32) },
+                ],
+                "pylock": { "packages": [{ "name": "numpy", "version": "2.0" }] },
+                "manifest": "06".repeat(32),
+            },
             "view": "05".repeat(32),
         })
     );
     let manifests: Vec<ManifestId> = lock().manifests().collect();
-    let expected = [1, 1, 1, 4].map(|byte| ManifestId::from_bytes([byte; 32]));
+    let expected = [1, 1, 1, 4, 7, 7, 7, 6].map(|byte| ManifestId::from_bytes([byte; 32]));
     assert_eq!(manifests, expected);
 }
 
 #[test]
 fn unknown_keys_of_a_lock_are_kept_at_every_level() {
     let mut value = serde_json::to_value(lock()).unwrap();
-    value["python"] = json!({ "manifest": "x" });
+    value["describe"] = json!({ "manifest": "x" });
     value["comfy"]["describe"] = json!("v0.3");
     value["custom_nodes"][0]["pack"] = json!(7);
     value["models"][0]["mirror"] = json!(null);
@@ -230,6 +259,26 @@ fn an_edit_makes_stale_what_it_touches_and_no_more() {
             Box::new(|root| drop(root.insert("options".to_owned(), json!({"skip_models": true})))),
             vec!["model models/vae/x.pth: removed".to_owned()],
         ),
+        (
+            Box::new(|root| drop(root.insert("python_packages".to_owned(), json!(["numpy<2", "six"])))),
+            vec!["the Python environment: packages numpy<2, six, was no packages".to_owned()],
+        ),
+        (
+            Box::new(|root| drop(root.insert("env".to_owned(), json!({"COMFY_PYTHON": "python3.12"})))),
+            vec!["the Python environment: Python python3.12, was no Python".to_owned()],
+        ),
+        (
+            Box::new(node(1, "install_requirements", json!(false))),
+            vec!["the Python environment: other requirements count".to_owned()],
+        ),
+        (
+            Box::new(node(1, "run_install", json!(true))),
+            vec!["node custom_nodes/B: install.py was not run".to_owned()],
+        ),
+        (
+            Box::new(|root| drop(root.insert("options".to_owned(), json!({"skip_python": true})))),
+            vec!["the Python environment: removed".to_owned()],
+        ),
     ];
     for (edit, expected) in table {
         let mut document = parse(TEXT).unwrap();
@@ -246,6 +295,7 @@ fn what_is_pinned_but_not_fetched_is_stale_and_reusable() {
     pinned.custom_nodes[0].locked.manifest = None;
     pinned.models.clear();
     pinned.models_manifest = None;
+    pinned.python = None;
     pinned.view = None;
     document.set_lock(Some(&pinned)).unwrap();
     let spec = document.spec();
@@ -255,6 +305,7 @@ fn what_is_pinned_but_not_fetched_is_stale_and_reusable() {
             "node custom_nodes/A: not fetched yet",
             "model models/vae/x.pth: added",
             "the models: not fetched yet",
+            "the Python environment: not fetched yet",
             "the view: not fetched yet",
         ]
     );

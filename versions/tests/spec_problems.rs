@@ -156,8 +156,8 @@ fn every_problem_has_its_place_what_was_found_and_what_is_accepted() {
         ),
         (json!({"args": [8188]}), "args[0]: found the number 8188; expected an argument of ComfyUI, in quotes".to_owned()),
         (
-            json!({"lock": {"format": 2}}),
-            "lock.format: found 2; expected 1; this lock is of a newer cvs".to_owned(),
+            json!({"lock": {"format": 3}}),
+            "lock.format: found 3; expected 2; this lock is of a newer cvs".to_owned(),
         ),
     ] {
         assert_eq!(problems(change), [expected]);
@@ -247,7 +247,7 @@ fn oddities_are_warned_of_and_kept() {
             "comfy.commit: \"main\" is not a whole commit id; it is taken as a ref and pinned in the lock".to_owned(),
             "comfy.ref: not used, because `commit` says \"main\"".to_owned(),
             "custom_nodes[0].branch: unknown key, kept and not used (known here: commit, install_requirements, name, \
-             ref, repo, target_dir)"
+             ref, repo, run_install, target_dir)"
                 .to_owned(),
             format!("models[0].source: {secret}"),
             "models[0].source: no folder given, so it goes to models/checkpoints/x.pth; `target_subdir` sets another"
@@ -255,7 +255,7 @@ fn oddities_are_warned_of_and_kept() {
             "custom_nodes[0]: ComfyUI loads only what lies directly in custom_nodes/, not nodes/N".to_owned(),
             "models[1]: vae/y.pth lies neither in models/ nor in a node; `$MODELS_DIR/…` is usual".to_owned(),
             "env.COMFY_PYTHON: not used, because `python.version` says \"3.11\"".to_owned(),
-            "note: unknown key, kept and not used (known here: $schema, args, comfy, custom_nodes, env, id, lock, models, \
+            "note: unknown key, kept and not used (known here: $schema, args, comfy, custom_nodes, directories, env, id, lock, models, \
              options, python, python_packages, schema_version, version_id, workflow)"
                 .to_owned(),
         ]

@@ -10,6 +10,7 @@ use super::shared::{IntakeArgs, WheelsArgs, locked_line, warn};
 use crate::activity::Activity;
 use crate::context::Context;
 use crate::error::{CliError, Exit};
+use crate::mounts::MountedSandbox;
 
 /// Describe a version and store all that it needs.
 ///
@@ -104,7 +105,9 @@ pub(crate) fn run(context: &Context, args: &CreateArgs) -> Result<Exit, CliError
     let workspace = context.workspace()?.clone().reading(spec.options);
     let activity = Activity::new(context);
     let events = |event: cvs_versions::Event<'_>| activity.hear(event);
+    let sandbox = MountedSandbox { store: context.store()?.clone() };
     let options = CreateOptions {
+        sandbox: Some(&sandbox),
         fetch: !args.no_fetch,
         replace: args.force,
         offline: args.offline,

@@ -8,6 +8,7 @@ use super::shared::{EnsureArgs, IntakeArgs, locked_line, warn};
 use crate::activity::Activity;
 use crate::context::Context;
 use crate::error::{CliError, Exit};
+use crate::mounts::MountedSandbox;
 
 /// Bring a version's lock and content up to date with its spec.
 ///
@@ -35,7 +36,9 @@ pub(crate) fn run(context: &Context, args: &LockArgs) -> Result<Exit, CliError> 
     }
     let activity = Activity::new(context);
     let events = |event: Event<'_>| activity.hear(event);
+    let sandbox = MountedSandbox { store: context.store()?.clone() };
     let options = LockOptions {
+        sandbox: Some(&sandbox),
         offline: args.ensure.offline,
         locked: args.ensure.locked,
         thorough: true,

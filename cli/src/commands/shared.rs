@@ -11,6 +11,7 @@ use crate::activity::Activity;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::format;
+use crate::mounts::MountedSandbox;
 use crate::output::Output;
 
 /// How models that are files of this machine enter the store.
@@ -80,9 +81,11 @@ impl EnsureArgs {
     pub(crate) fn ensure(&self, context: &Context, id: &VersionId) -> Result<Ready, CliError> {
         let activity = Activity::new(context);
         let events = |event: Event<'_>| activity.hear(event);
+        let sandbox = MountedSandbox { store: context.store()?.clone() };
         let options = LockOptions {
             offline: self.offline,
             locked: self.locked,
+            sandbox: Some(&sandbox),
             wheels: self.wheels.directory(),
             events: &events,
             cancel: context.cancel(),
@@ -99,7 +102,7 @@ impl EnsureArgs {
 }
 
 /// Says what is odd in a spec.
-pub(crate) fn warn(output: &Output, warnings: &[Warning]) {
+pub(crate) fn warn<'a>(output: &Output, warnings: impl IntoIterator<Item = &'a Warning>) {
     for warning in warnings {
         output.warning(&warning.to_string());
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::Args;
 use cvs_store::path_json;
-use cvs_versions::spec::{Spec, VersionId};
+use cvs_versions::spec::{LockedPython, Spec, VersionId};
 use cvs_versions::{MountRef, VersionSummary};
 use serde_json::json;
 
@@ -74,8 +74,18 @@ fn head(summary: &VersionSummary, mounts: &[MountRef]) -> String {
 
 fn content(summary: &VersionSummary, spec: &Spec) -> String {
     let mut text = String::new();
-    if let Some(python) = &spec.python.version {
-        let _ = writeln!(text, "python    {python}");
+    match spec.lock.as_ref().and_then(|lock| lock.python.as_ref()) {
+        Some(LockedPython { interpreter: Some(interpreter), pylock: Some(pylock), .. }) => {
+            let packages = cvs_versions::python::packages(pylock).map_or(0, |packages| packages.len());
+            let packages = format::counted(packages as u64, "package");
+            let path = interpreter.path.display();
+            let _ = writeln!(text, "python    {} with {packages}, by {path}", interpreter.version);
+        }
+        _ => {
+            if let Some(python) = &spec.python.version {
+                let _ = writeln!(text, "python    {python}");
+            }
+        }
     }
     for package in &spec.python_packages {
         let _ = writeln!(text, "package   {package}");

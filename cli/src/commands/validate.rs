@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cvs_versions::realize::{ChangeKind, CheckOptions, TargetReport};
-use cvs_versions::spec::VersionId;
+use cvs_versions::spec::{VersionId, Warning};
 use cvs_versions::{Event, PartReport, PartState, ValidateOptions, ValidateReport};
 
 use super::shared::{EnsureArgs, warn};
@@ -65,9 +65,9 @@ pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Result<Exit, CliErr
     let report = workspace.validate(&args.id, &options)?;
     drop(activity);
     let output = context.output();
-    if !fetch {
-        warn(output, &report.warnings);
-    }
+    // What is odd in the spec was said when its lock was brought up to date.
+    let told = |warning: &&Warning| !fetch || matches!(warning, Warning::InstallNotRun { .. });
+    warn(output, report.warnings.iter().filter(told));
     if output.is_json() {
         output.json(&report)?;
     } else {

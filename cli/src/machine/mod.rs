@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use cvs_versions::python::Uv;
+
 use crate::context::Context;
 
 /// The answer to one question.
@@ -58,7 +60,7 @@ pub(crate) fn examine(context: &Context) -> Vec<Finding> {
         "git",
         "not needed: cvs fetches by itself, and only credential helpers of git want it",
     ));
-    findings.push(program("uv", "not needed yet: nothing here builds Python environments so far"));
+    findings.push(uv(context));
     findings
 }
 
@@ -70,6 +72,17 @@ pub(crate) fn can_mount() -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn uv(context: &Context) -> Finding {
+    match Uv::find(None, context.home()) {
+        Ok(uv) => Finding::ok("uv", format!("{} (uv {})", uv.program().display(), uv.version())),
+        Err(error) => Finding::absent(
+            "uv",
+            error.to_string(),
+            "without it no Python environment is built: `pip install uv`, or make versions with --skip-python",
+        ),
+    }
 }
 
 fn program(name: &'static str, without: &str) -> Finding {

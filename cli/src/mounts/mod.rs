@@ -6,6 +6,7 @@
 
 mod error;
 mod mountinfo;
+mod sandbox;
 mod serve;
 mod spawn;
 mod table;
@@ -13,6 +14,7 @@ mod unmount;
 mod users;
 
 pub(crate) use error::MountsError;
+pub(crate) use sandbox::MountedSandbox;
 pub(crate) use serve::{Serve, say_ready, serve};
 pub(crate) use spawn::Daemon;
 pub(crate) use table::{MountState, find, how, list, prepare};

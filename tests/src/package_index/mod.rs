@@ -194,9 +194,9 @@ fn answer(request: &Request, projects: &Mutex<Projects>) -> Response {
         (_, Some(files)) if is_json => Response::new(200, page_in_json(name, files).to_string()),
         (_, Some(files)) => Response::new(200, page_in_html(name, files)),
     };
-    // A test changes what is there, and asks again at once.
+    // A test changes what is there, and asks again at once; what was asked before may still be used offline.
     let kind = if is_json { JSON } else { "text/html" };
-    response.header("Content-Type", kind).header("Vary", "Accept").header("Cache-Control", "no-store")
+    response.header("Content-Type", kind).header("Vary", "Accept").header("Cache-Control", "no-cache")
 }
 
 fn list_of_projects(projects: &Projects, is_json: bool) -> Response {

@@ -2,9 +2,9 @@
 //! the version needs, which makes it the root of garbage collection.
 //!
 //! ```text
-//! lock.format           1; a new kind of reference raises it, so that an older cvs refuses rather than collects
+//! lock.format           2; a new kind of reference raises it, so that an older cvs refuses rather than collects
 //! lock.comfy            {repo, requested?, commit, manifest?}
-//! lock.custom_nodes[]   {name, path, repo, requested?, commit, manifest?}    in the order of the spec
+//! lock.custom_nodes[]   {name, path, repo, requested?, commit, manifest?, installed?}   in the order of the spec
 //! lock.models[]         {path, source, size, sha256, blake3, md5?, etag?}    in the order of the spec
 //! lock.models_manifest  the manifest of all models, grafted at the root
 //! lock.python           the Python environment, see `locked_python`; absent under `options.skip_python`
@@ -23,13 +23,14 @@ use super::checksum::{hex, to_hex};
 use super::locked_python::LockedPython;
 use super::reader::Findings;
 
-/// The format of the lock that this program reads and writes.
-pub const LOCK_FORMAT: u64 = 1;
+/// The format of the lock that this program writes. It also reads 1, which had no `python`.
+pub const LOCK_FORMAT: u64 = 2;
+const OLDEST_FORMAT: u64 = 1;
 
 /// What a spec resolved to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lock {
-    /// [`LOCK_FORMAT`].
+    /// [`LOCK_FORMAT`], or an older one.
     pub format: u64,
     /// The core.
     pub comfy: LockedRepo,
@@ -80,9 +81,28 @@ pub struct LockedNode {
     /// Its directory in the view.
     #[serde(with = "rel_path")]
     pub path: RelPath,
+    /// What its `install.py` made of it, where the spec has that run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed: Option<Installed>,
     /// Address, request, commit and content.
     #[serde(flatten)]
     pub locked: LockedRepo,
+}
+
+impl LockedNode {
+    /// What is grafted: the commit's content, or what became of that.
+    pub fn content(&self) -> Option<ManifestId> {
+        self.installed.as_ref().map(|installed| installed.manifest).or(self.locked.manifest)
+    }
+}
+
+/// A node after its `install.py`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    /// The content that the script was run in.
+    pub of: ManifestId,
+    /// The content after that; the same when there is no such script.
+    pub manifest: ManifestId,
 }
 
 /// A model with its content.
@@ -128,7 +148,9 @@ impl Lock {
 
     /// Every manifest that the lock refers to. All that a version keeps alive is reachable from them.
     pub fn manifests(&self) -> impl Iterator<Item = ManifestId> + '_ {
-        let nodes = self.custom_nodes.iter().map(|node| node.locked.manifest);
+        let nodes = self.custom_nodes.iter().flat_map(|node| {
+            [node.locked.manifest, node.installed.as_ref().map(|installed| installed.manifest)]
+        });
         let python = self.python.iter().flat_map(LockedPython::manifests);
         std::iter::once(self.comfy.manifest)
             .chain(nodes)
@@ -152,7 +174,7 @@ impl Lock {
         };
         let before = findings.problems.len();
         match map.get("format").and_then(Value::as_u64) {
-            Some(LOCK_FORMAT) => {}
+            Some(OLDEST_FORMAT..=LOCK_FORMAT) => {}
             Some(newer) if newer > LOCK_FORMAT => {
                 findings.problem(
                     "lock.format",

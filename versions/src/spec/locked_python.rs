@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use super::model::{PythonSpec, Spec};
 use super::stale::StaleReason;
+use crate::python::Interpreter;
 
 /// The name of the core among the sources; the nodes have their directories.
 pub(crate) const CORE: &str = "core";
@@ -29,7 +30,7 @@ pub struct LockedPython {
     pub sources: Vec<LockedSource>,
     /// The base interpreter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interpreter: Option<LockedInterpreter>,
+    pub interpreter: Option<Interpreter>,
     /// The exact packages, as a PEP 751 document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pylock: Option<Value>,
@@ -66,21 +67,6 @@ pub struct LockedSource {
     /// Its bytecode, grafted over it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytecode: Option<ManifestId>,
-}
-
-/// A base interpreter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LockedInterpreter {
-    /// Where it is on the machine that made the lock.
-    pub path: String,
-    /// `3.11.7`.
-    pub version: String,
-    /// `cpython`.
-    pub implementation: String,
-    /// `linux-x86_64`.
-    pub platform: String,
-    /// What its bytecode is called, `cpython-311`.
-    pub cache_tag: String,
 }
 
 fn yes() -> bool {
@@ -130,15 +116,18 @@ impl LockedPython {
         self.sources.iter().find(|locked| locked.source == source)?.bytecode
     }
 
-    /// Why it does not answer `spec`. What the requirements of core and nodes say is not looked at: they belong to their
-    /// commits.
-    pub(super) fn reason(&self, spec: &Spec) -> Option<StaleReason> {
+    /// Why it does not answer `spec`. Which nodes there are, and what their requirements say, is not looked at: that is
+    /// told of the nodes themselves.
+    pub(crate) fn reason(&self, spec: &Spec) -> Option<StaleReason> {
         let wanted = PythonRequest::of(spec);
         if let Some((from, to)) = self.request.difference(&wanted) {
             return Some(StaleReason::RequestChanged { from, to });
         }
-        let locked = self.sources.iter().map(|source| (source.source.clone(), source.installs));
-        (!locked.eq(sources(spec))).then_some(StaleReason::SourcesChanged)
+        let installs = |path: &str| self.sources.iter().find(|locked| locked.source == path);
+        let changed = |(source, wanted): (String, bool)| {
+            installs(&source).is_some_and(|locked| locked.installs != wanted)
+        };
+        sources(spec).any(changed).then_some(StaleReason::SourcesChanged)
     }
 }
 

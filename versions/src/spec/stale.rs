@@ -86,6 +86,10 @@ pub enum StaleReason {
     },
     /// What it is made from changed: which nodes there are, or whether their requirements count.
     SourcesChanged,
+    /// The spec wants its `install.py` run, and that was not done.
+    NotInstalled,
+    /// Its `install.py` was run, and the spec does not want that any more.
+    Installed,
     /// The nodes or models stand in another order.
     Reordered,
     /// Pinned, but not fetched or composed.
@@ -155,7 +159,8 @@ impl Lock {
             add(Part::Models, StaleReason::NotFetched);
         }
         match (&self.python, spec.skip_python) {
-            (None, _) => {}
+            (None, true) => {}
+            (None, false) => add(Part::Python, StaleReason::NotFetched),
             (Some(_), true) => add(Part::Python, StaleReason::Removed),
             (Some(python), false) => {
                 if let Some(reason) = python.reason(spec) {
@@ -205,8 +210,14 @@ impl Lock {
                 self.reusable_node(node).map(|locked| StaleReason::Moved { from: locked.path.to_string() });
             return Some(moved.unwrap_or(StaleReason::Added));
         };
-        repo_reason(&locked.locked, &node.repo, &node.revision).or_else(|| {
-            (locked.name != node.name).then(|| StaleReason::Renamed { from: locked.name.clone() })
+        let renamed =
+            || (locked.name != node.name).then(|| StaleReason::Renamed { from: locked.name.clone() });
+        repo_reason(&locked.locked, &node.repo, &node.revision).or_else(renamed).or({
+            match (node.run_install, &locked.installed) {
+                (true, None) => Some(StaleReason::NotInstalled),
+                (false, Some(_)) => Some(StaleReason::Installed),
+                _ => None,
+            }
         })
     }
 

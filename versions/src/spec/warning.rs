@@ -71,6 +71,11 @@ pub enum Warning {
         /// The one that counts.
         version: String,
     },
+    /// A node whose `install.py`, which alone says what it needs, is not run.
+    InstallNotRun {
+        /// The node.
+        place: String,
+    },
     /// A password or token in an address: whoever reads the spec has it.
     Secret {
         /// Where.
@@ -109,6 +114,10 @@ impl fmt::Display for Warning {
             Self::PythonTwice { place, version } => {
                 write!(f, "{place}: not used, because `python.version` says {version:?}")
             }
+            Self::InstallNotRun { place } => write!(
+                f,
+                "{place}: its install.py may install what it needs, and is not run; `\"run_install\": true` has it run"
+            ),
             Self::Secret { place } => write!(
                 f,
                 "{place}: the address carries a password or token, which everyone who reads the spec will have"

@@ -23,6 +23,20 @@ pub(super) const REPOSITORIES: usize = 4;
 /// Models fetched at once.
 const MODELS: usize = 3;
 
+/// The name of the Python environment among the parts.
+const PYTHON: &str = "python";
+
+impl Update<'_> {
+    /// Whether the Python environment is resolved anew.
+    pub(super) fn python(self) -> bool {
+        match self {
+            Update::Nothing => false,
+            Update::Parts(parts) => parts.iter().any(|part| part == PYTHON),
+            Update::Everything => true,
+        }
+    }
+}
+
 /// A lock whose content is in the transaction, and what was done for it.
 pub(super) struct Built {
     pub(super) lock: Lock,
@@ -118,13 +132,14 @@ impl Builder<'_> {
         self.assemble(repos, models, refreshed, fetch)
     }
 
-    /// Which parts are updated, in the order of the spec: the core, the nodes, the models.
+    /// Which parts are updated, in the order of the spec: the core, the nodes, the models, the Python environment.
     fn chosen(&self, update: Update<'_>) -> Result<Vec<bool>, VersionsError> {
         let spec = self.spec;
         let nodes = spec.custom_nodes.iter().map(|node| vec![node.name.clone(), node.path.to_string()]);
         let models = spec.wanted_models().iter().map(|model| vec![model.path.to_string()]);
+        let python = (!spec.skip_python).then(|| vec![PYTHON.to_owned()]);
         let names: Vec<Vec<String>> =
-            std::iter::once(vec!["core".to_owned()]).chain(nodes).chain(models).collect();
+            std::iter::once(vec!["core".to_owned()]).chain(nodes).chain(models).chain(python).collect();
         match update {
             Update::Nothing => Ok(vec![false; names.len()]),
             Update::Everything => Ok(vec![true; names.len()]),
@@ -299,7 +314,8 @@ impl Builder<'_> {
         let mut refreshed: Vec<Refreshed> = worked.collect();
         for stale in stale {
             // That the whole was not composed yet follows from its parts.
-            let follows = matches!(stale.part, Part::Lock | Part::Models)
+            // What becomes of the environment is told by who makes it.
+            let follows = matches!(stale.part, Part::Lock | Part::Models | Part::Python)
                 || (stale.part == Part::View && stale.reason == StaleReason::NotFetched);
             if !follows && !refreshed.iter().any(|done| done.part == stale.part) {
                 let why = Why::Stale(stale.reason.clone());
@@ -330,7 +346,12 @@ impl Builder<'_> {
         let mut lock = Lock::new(core);
         for (node, locked) in self.spec.custom_nodes.iter().zip(repos) {
             complete &= locked.manifest.is_some();
-            lock.custom_nodes.push(LockedNode { name: node.name.clone(), path: node.path.clone(), locked });
+            lock.custom_nodes.push(LockedNode {
+                name: node.name.clone(),
+                path: node.path.clone(),
+                installed: None,
+                locked,
+            });
         }
         let mut here = true;
         for task in models {

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::path::Path;
 
+use cvs_store::RelPath;
+
+use crate::python::PythonEvent;
 use crate::source::SourceEvent;
 use crate::spec::{Part, StaleReason, VersionId};
 
@@ -55,6 +58,23 @@ pub enum Event<'a> {
     },
     /// The caller cancelled a while ago, and something still waits for a server that does not answer.
     Stopping,
+    /// What the work on the Python environment tells.
+    Python {
+        /// What it tells.
+        event: PythonEvent<'a>,
+    },
+    /// The `install.py` of a node is being run.
+    Installing {
+        /// The node.
+        part: &'a Part,
+    },
+    /// An `install.py` wrote outside of its node's directory; that is not kept.
+    InstalledElsewhere {
+        /// The node.
+        node: &'a str,
+        /// What it wrote, sorted.
+        paths: &'a [RelPath],
+    },
     /// What was brought is being made durable.
     Committing,
     /// A file that was moved in is in the store, and its old name could not be removed.
@@ -144,10 +164,12 @@ impl fmt::Display for StaleReason {
             Self::SourceChanged { from, to } => write!(f, "from {to}, was {from}"),
             Self::RevisionChanged { from, to } => write!(f, "at {to}, was {from}"),
             Self::RequestChanged { from, to } => write!(f, "{to}, was {from}"),
-            Self::SourcesChanged => f.write_str("other nodes, or other requirements"),
+            Self::SourcesChanged => f.write_str("other requirements count"),
             Self::ChecksumChanged { to } => write!(f, "{to} to be verified"),
             Self::Moved { from } => write!(f, "moved from {from}"),
             Self::Renamed { from } => write!(f, "renamed from {from}"),
+            Self::NotInstalled => f.write_str("install.py was not run"),
+            Self::Installed => f.write_str("install.py was run, and is not asked for"),
             Self::Reordered => f.write_str("in another order"),
             Self::NotFetched => f.write_str("not fetched yet"),
         }

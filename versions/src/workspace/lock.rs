@@ -1,14 +1,16 @@
 //! Creating a version, and bringing its lock up to date.
 
-use cvs_store::{ComposeError, Graft, RelPath, StoreError, Transaction, View};
+use cvs_store::{ComposeError, Graft, ManifestId, RelPath, StoreError, Transaction, View};
 
 use super::build::Built;
 use super::event::{Event, Events};
 use super::options::{CreateOptions, CreateReport, LockOptions, LockReport, Ready, Update};
 use super::{Workspace, store_error};
 use crate::error::{SpecError, VersionsError};
-use crate::spec::{Lock, NewSpec, Part, Spec, SpecDocument, StalePart, StaleReason, VersionId};
+use crate::spec::{CORE, Lock, NewSpec, Part, Spec, SpecDocument, StalePart, StaleReason, VersionId};
 
+/// Where the Python environment is grafted.
+const VENV: &str = ".venv";
 /// How often a lock is made anew because its spec was edited meanwhile.
 const ATTEMPTS: u32 = 5;
 
@@ -37,6 +39,7 @@ impl Workspace {
             offline: options.offline,
             intake: options.intake,
             wheels: options.wheels,
+            sandbox: options.sandbox,
             events: options.events,
             cancel: options.cancel,
             limits: options.limits,
@@ -44,7 +47,7 @@ impl Workspace {
         };
         let built =
             self.build(document.spec(), previous.as_ref(), &transaction, options.fetch, &lock_options)?;
-        let made = self.finish(&id, built, &transaction, &lock_options)?;
+        let made = self.finish(document.spec(), built, previous.as_ref(), &transaction, &lock_options)?;
         document.set_lock(Some(&made.lock))?;
         self.versions().publish(&mut document)?;
         remove_sources(&transaction, options.events);
@@ -117,7 +120,7 @@ impl Workspace {
             };
             let previous = spec.lock.clone();
             let built = self.build(spec, previous.as_ref(), transaction, true, options)?;
-            let mut made = self.finish(id, built, transaction, options)?;
+            let mut made = self.finish(spec, built, previous.as_ref(), transaction, options)?;
             objects += made.report.new_objects;
             bytes += made.report.new_bytes;
             let unchanged = previous.as_ref() == Some(&made.lock);
@@ -151,6 +154,11 @@ impl Workspace {
         if lock.view != Some(View::id_of(&grafts)) {
             return Ok(None);
         }
+        // A lock from another machine names an interpreter that may not be here.
+        let interpreter = lock.python.as_ref().and_then(|python| python.interpreter.as_ref());
+        if interpreter.is_some_and(|interpreter| !interpreter.path.exists()) {
+            return Ok(None);
+        }
         match View::compose(&self.store, &grafts) {
             Ok(view) => Ok(Some((lock.clone(), view))),
             Err(ComposeError::Store(StoreError::MissingManifest(_) | StoreError::DamagedManifest(_))) => {
@@ -160,19 +168,39 @@ impl Workspace {
         }
     }
 
-    /// Commits what was brought and composes it.
+    /// Commits what was brought, makes of it what is made here, and composes it all.
     fn finish(
         &self,
-        id: &VersionId,
+        spec: &Spec,
         built: Built,
+        previous: Option<&Lock>,
         transaction: &Transaction,
         options: &LockOptions<'_>,
     ) -> Result<Made, VersionsError> {
-        let Built { mut lock, refreshed, complete } = built;
+        let id = &spec.version_id;
+        let Built { mut lock, mut refreshed, complete } = built;
         (options.events)(Event::Committing);
-        let stats = transaction.commit().map_err(store_error(id, "store its content"))?;
+        let (mut new_objects, mut new_bytes) = (0, 0);
+        let mut commit = || {
+            let stats = transaction.commit().map_err(store_error(id, "store its content"))?;
+            new_objects += stats.new_objects;
+            new_bytes += stats.new_bytes;
+            Ok::<(), VersionsError>(())
+        };
+        commit()?;
         let mut view = None;
         if complete {
+            // What is made here is made of what is readable, and that is what is committed.
+            let environment = previous.and_then(|previous| previous.python.as_ref());
+            let update = options.update.python();
+            let made = self.environment(spec, &lock, environment, update, transaction, options)?;
+            lock.python = made.locked;
+            refreshed.extend(made.refreshed);
+            commit()?;
+            refreshed.extend(self.install(spec, &mut lock, previous, transaction, options)?);
+            commit()?;
+            self.compile(spec, &mut lock, transaction, options)?;
+            commit()?;
             let composed = View::compose(&self.store, &grafts(&lock));
             let composed = composed.map_err(|error| compose_error(id, error))?;
             lock.view = Some(composed.id());
@@ -181,8 +209,8 @@ impl Workspace {
         let report = LockReport {
             id: id.clone(),
             refreshed,
-            new_objects: stats.new_objects,
-            new_bytes: stats.new_bytes,
+            new_objects,
+            new_bytes,
             view: lock.view,
             unchanged: false,
             warnings: Vec::new(),
@@ -205,17 +233,27 @@ struct Made {
     report: LockReport,
 }
 
-/// What the view of a lock is composed from: the core, the nodes in the order of the spec, all models at the root.
-/// What has no content yet is left out.
+/// What the view of a lock is composed from: the core, the nodes in the order of the spec, each with its bytecode, all
+/// models at the root, the Python environment. What has no content yet is left out.
 pub(super) fn grafts(lock: &Lock) -> Vec<Graft> {
-    let graft = |path: RelPath, label: String| move |manifest| Graft { path, manifest, label };
-    let core = lock.comfy.manifest.map(graft(RelPath::root(), "core".to_owned()));
-    let nodes = lock
-        .custom_nodes
-        .iter()
-        .map(|node| node.locked.manifest.map(graft(node.path.clone(), format!("node {}", node.name))));
-    let models = lock.models_manifest.map(graft(RelPath::root(), "models".to_owned()));
-    std::iter::once(core).chain(nodes).chain([models]).flatten().collect()
+    let mut grafts = Vec::new();
+    let mut add = |path: RelPath, manifest: Option<ManifestId>, label: String| {
+        grafts.extend(manifest.map(|manifest| Graft { path, manifest, label }));
+    };
+    let bytecode = |source: &str| lock.python.as_ref().and_then(|python| python.bytecode(source));
+    add(RelPath::root(), lock.comfy.manifest, CORE.to_owned());
+    add(RelPath::root(), bytecode(CORE), "bytecode of the core".to_owned());
+    for node in &lock.custom_nodes {
+        add(node.path.clone(), node.content(), format!("node {}", node.name));
+        let bytecode = bytecode(&node.path.to_string());
+        add(node.path.clone(), bytecode, format!("bytecode of node {}", node.name));
+    }
+    add(RelPath::root(), lock.models_manifest, "models".to_owned());
+    if let Some(manifest) = lock.python.as_ref().and_then(|python| python.manifest) {
+        let graft = RelPath::new(VENV).map(|path| add(path, Some(manifest), "Python environment".to_owned()));
+        debug_assert!(graft.is_ok(), "{VENV} is a name");
+    }
+    grafts
 }
 
 pub(super) fn compose_error(id: &VersionId, error: ComposeError) -> VersionsError {
@@ -258,6 +296,17 @@ fn differences(before: Option<&Lock>, after: &Lock) -> Vec<StalePart> {
             };
             stale.push(StalePart { part: Part::Model(new.path.to_string()), reason });
         }
+    }
+    if before.python != after.python {
+        let text = |lock: &Lock| {
+            lock.python.as_ref().map_or("none".to_owned(), |python| {
+                let version = python.interpreter.as_ref().map_or("no", |found| found.version.as_str());
+                let manifest = python.manifest.map_or("nothing".to_owned(), |id| format!("manifest {id}"));
+                format!("{manifest} for {version} Python")
+            })
+        };
+        let reason = StaleReason::SourceChanged { from: text(before), to: text(after) };
+        stale.push(StalePart { part: Part::Python, reason });
     }
     if stale.is_empty() {
         let view = |lock: &Lock| lock.view.map_or("nothing".to_owned(), |view| view.to_string());

@@ -6,8 +6,10 @@
 //! into the text that it was made for. A lock that answers its spec is left alone, however its sources have moved.
 
 mod build;
+mod environment;
 mod event;
 mod fetch;
+mod install;
 mod jobs;
 mod lock;
 mod options;
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 use cvs_store::{Store, StoreError};
 
 pub use self::event::{Event, Events, Why};
+pub use self::install::Sandbox;
 pub use self::options::{CreateOptions, CreateReport, LockOptions, LockReport, Ready, Refreshed, Update};
 pub use self::refill::RefillStats;
 pub use self::repair::{RepairOptions, RepairReport, Repaired, RepairedObject};

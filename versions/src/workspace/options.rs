@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use cvs_store::{Graft, Intake, View, ViewId};
 
 use super::event::{Events, Why};
+use super::install::Sandbox;
 use crate::source::NetworkLimits;
 use crate::spec::{Lock, Part, Spec, VersionId, Warning};
 
@@ -25,6 +26,8 @@ pub struct CreateOptions<'a> {
     pub intake: Intake,
     /// A directory of Python packages, taken besides the indexes; with `offline`, alone.
     pub wheels: Option<&'a Path>,
+    /// Where the `install.py` of a node is run, if the spec wants one to be.
+    pub sandbox: Option<&'a dyn Sandbox>,
     /// Hears of progress.
     pub events: Events<'a>,
     /// Set to true, by anyone at any time, to stop.
@@ -41,6 +44,7 @@ impl Default for CreateOptions<'_> {
             offline: false,
             intake: Intake::Copy,
             wheels: None,
+            sandbox: None,
             events: &|_| {},
             cancel: &NEVER,
             limits: NetworkLimits::default(),
@@ -64,6 +68,8 @@ pub struct LockOptions<'a> {
     pub intake: Intake,
     /// A directory of Python packages, taken besides the indexes; with `offline`, alone.
     pub wheels: Option<&'a Path>,
+    /// Where the `install.py` of a node is run, if the spec wants one to be.
+    pub sandbox: Option<&'a dyn Sandbox>,
     /// Hears of progress.
     pub events: Events<'a>,
     /// Set to true, by anyone at any time, to stop.
@@ -81,6 +87,7 @@ impl Default for LockOptions<'_> {
             update: Update::Nothing,
             intake: Intake::Copy,
             wheels: None,
+            sandbox: None,
             events: &|_| {},
             cancel: &NEVER,
             limits: NetworkLimits::default(),

@@ -14,8 +14,9 @@ use super::lock::{compose_error, grafts};
 use super::options::LockOptions;
 use super::{Workspace, store_error};
 use crate::error::{SpecError, VersionsError};
+use crate::python::check;
 use crate::source::NetworkLimits;
-use crate::spec::{Lock, Part, Spec, StalePart, StaleReason, VersionId, Warning};
+use crate::spec::{Lock, LockedNode, LockedPython, Part, Spec, StalePart, StaleReason, VersionId, Warning};
 
 /// Read at once.
 const BUFFER: usize = 1 << 20;
@@ -94,6 +95,8 @@ pub enum ReportPart {
     Node(String),
     /// The model at this path.
     Model(String),
+    /// The Python environment.
+    Python,
     /// The view of everything.
     View,
 }
@@ -105,6 +108,7 @@ impl fmt::Display for ReportPart {
             Self::Core => f.write_str("core"),
             Self::Node(name) => write!(f, "node {name}"),
             Self::Model(path) => write!(f, "model {path}"),
+            Self::Python => f.write_str("python"),
             Self::View => f.write_str("view"),
         }
     }
@@ -164,8 +168,9 @@ impl Workspace {
         };
         let spec = document.spec();
         let check = Check { workspace: self, spec, options, stale: spec.stale() };
-        let warnings = document.warnings().to_vec();
-        Ok(ValidateReport { id: id.clone(), parts: check.run(document.text().len() as u64)?, warnings })
+        let (parts, odd) = check.run(document.text().len() as u64)?;
+        let warnings = document.warnings().iter().cloned().chain(odd).collect();
+        Ok(ValidateReport { id: id.clone(), parts, warnings })
     }
 }
 
@@ -191,7 +196,7 @@ enum Fault {
 type Content = Result<Manifest, (PartState, String)>;
 
 impl Check<'_> {
-    fn run(&self, spec_bytes: u64) -> Result<Vec<PartReport>, VersionsError> {
+    fn run(&self, spec_bytes: u64) -> Result<(Vec<PartReport>, Vec<Warning>), VersionsError> {
         let spec = self.spec;
         let mut parts = vec![PartReport {
             part: ReportPart::Spec,
@@ -205,9 +210,19 @@ impl Check<'_> {
         let mut nodes = Vec::new();
         for node in &spec.custom_nodes {
             let locked = lock.and_then(|lock| lock.reusable_node(node));
-            nodes.push(self.content(locked.and_then(|locked| locked.locked.manifest))?);
+            nodes.push(self.content(locked.and_then(LockedNode::content))?);
         }
-        let faults = self.faults(std::iter::once(&core).chain(&nodes), lock)?;
+        let python = lock.and_then(|lock| lock.python.as_ref());
+        let environment = match python.and_then(|python| python.manifest) {
+            Some(manifest) => Some(self.content(Some(manifest))?),
+            None => None,
+        };
+        let mut bytecode = Vec::new();
+        for source in python.iter().flat_map(|python| &python.sources) {
+            bytecode.extend(source.bytecode.map(|manifest| self.content(Some(manifest))).transpose()?);
+        }
+        let trees = std::iter::once(&core).chain(&nodes).chain(&environment).chain(&bytecode);
+        let faults = self.faults(trees, lock)?;
 
         parts.push(self.of_manifest(ReportPart::Core, &Part::Comfy, &core, &faults));
         for (node, content) in spec.custom_nodes.iter().zip(&nodes) {
@@ -225,8 +240,60 @@ impl Check<'_> {
                 parts.push(PartReport { part, state, detail, files: 1, bytes: locked.size });
             }
         }
+        if let Some(stale) = self.stale_report(&ReportPart::Python, &Part::Python) {
+            parts.push(stale);
+        } else if let (Some(python), Some(content)) = (python, &environment) {
+            parts.push(self.python(python, content, &bytecode, &faults));
+        }
         parts.push(self.view(lock)?);
-        Ok(parts)
+        let scripts = spec.custom_nodes.iter().zip(&nodes);
+        let warnings = scripts.filter(|(node, content)| !node.run_install && needs_install(content));
+        let warnings =
+            warnings.map(|(node, _)| Warning::InstallNotRun { place: node.place.clone() }).collect();
+        Ok((parts, warnings))
+    }
+
+    /// The environment and the bytecode that belongs to it.
+    fn python(
+        &self,
+        python: &LockedPython,
+        content: &Content,
+        bytecode: &[Content],
+        faults: &HashMap<BlobId, Fault>,
+    ) -> PartReport {
+        let mut report = self.of_manifest(ReportPart::Python, &Part::Python, content, faults);
+        for content in bytecode {
+            let of = self.of_manifest(ReportPart::Python, &Part::Python, content, faults);
+            report.files += of.files;
+            report.bytes += of.bytes;
+            if report.state == PartState::Present && of.state != PartState::Present {
+                let detail = of.detail.map(|detail| format!("bytecode: {detail}"));
+                report = PartReport { detail, ..of };
+            }
+        }
+        if report.state == PartState::Present
+            && let Some(problem) = self.python_problem(python, content)
+        {
+            report.state = PartState::Missing;
+            report.detail = Some(problem);
+        }
+        report
+    }
+
+    /// What keeps a whole environment from working here.
+    fn python_problem(&self, python: &LockedPython, content: &Content) -> Option<String> {
+        let (Some(interpreter), Some(pylock), Ok(manifest)) = (&python.interpreter, &python.pylock, content)
+        else {
+            return Some("the lock does not say which interpreter or which packages".to_owned());
+        };
+        match check(&self.workspace.store, interpreter, pylock, manifest) {
+            Ok(problems) => {
+                let named: Vec<String> = problems.iter().take(NAMED).map(ToString::to_string).collect();
+                let more = if problems.len() > NAMED { ", …" } else { "" };
+                (!named.is_empty()).then(|| format!("{}{more}", named.join(", ")))
+            }
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     fn content(&self, manifest: Option<ManifestId>) -> Result<Content, VersionsError> {
@@ -425,6 +492,13 @@ impl Fault {
             Self::Damaged => PartState::Damaged,
         }
     }
+}
+
+/// True for a node whose `install.py` is the only one to say what it depends on.
+fn needs_install(content: &Content) -> bool {
+    let Ok(manifest) = content else { return false };
+    let has = |name: &[u8]| manifest.root().is_some_and(|root| manifest.child(&root, name).is_some());
+    has(b"install.py") && !has(b"requirements.txt")
 }
 
 /// The files of a manifest: index, size and blob.

@@ -109,7 +109,7 @@ fn an_update_gives_up_the_pins_that_it_names() {
     assert_eq!(commits(), [core, alpha, beta]);
     assert_eq!(
         update(Update::Parts(&["gamma".to_owned()])).unwrap_err().to_string(),
-        "version v has no part \"gamma\"; its parts are core, alpha, beta"
+        "version v has no part \"gamma\"; its parts are core, alpha, beta, python"
     );
 }
 

@@ -87,6 +87,7 @@ fn what_was_edited_or_never_fetched_is_told() {
             "node alpha: missing (never locked)",
             "node beta: missing (never locked)",
             "model models/vae/m.pth: missing (never locked)",
+            "python: missing (never locked)",
             "view: missing (never locked)",
         ]
     );
