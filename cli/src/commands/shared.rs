@@ -41,7 +41,7 @@ impl IntakeArgs {
 /// Where else Python packages are looked for.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct WheelsArgs {
-    /// Take Python packages from the files of this directory, too; with --offline, from there alone.
+    /// Take Python packages from the files of this directory, too.
     #[arg(long, value_name = "DIR")]
     wheels: Option<PathBuf>,
 }

@@ -93,7 +93,7 @@ fn build_in(
     let mut command = uv.command(scratch, offline);
     command.args(["pip", "sync", "--preview-features", "pylock", "--allow-empty-requirements", "--python"]);
     command.arg(root.join("bin/python")).arg(&list);
-    places(&mut command, how.index_url, how.extra_index_urls, how.wheels, offline);
+    places(&mut command, how.index_url, how.extra_index_urls, how.wheels);
     run(uv, "install the packages", command, &names, &how.options)?;
 
     let (builder, Taken { files, bytes, compiled }) =

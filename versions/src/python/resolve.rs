@@ -41,7 +41,7 @@ pub struct ResolveRequest<'a> {
     pub extra_index_urls: &'a [String],
     /// For which hardware PyTorch is taken, as uv names them: `cpu`, `cu128`, `auto`, …
     pub torch_backend: Option<&'a str>,
-    /// A directory of wheels; offline, the only place.
+    /// A directory of wheels; offline, it and uv's cache are the only places.
     pub wheels: Option<&'a Path>,
     /// An earlier lock, whose versions are kept where the requirements allow it.
     pub previous: Option<&'a Value>,
@@ -52,7 +52,7 @@ pub struct ResolveRequest<'a> {
 impl ResolveRequest<'_> {
     /// Tells `command` where packages come from.
     fn places(&self, command: &mut Command) {
-        places(command, self.index_url, self.extra_index_urls, self.wheels, self.options.offline);
+        places(command, self.index_url, self.extra_index_urls, self.wheels);
         if let Some(backend) = self.torch_backend {
             command.env("UV_TORCH_BACKEND", backend);
         }
@@ -66,7 +66,6 @@ pub(super) fn places(
     index_url: Option<&str>,
     extra_index_urls: &[String],
     wheels: Option<&Path>,
-    offline: bool,
 ) {
     if let Some(index) = index_url {
         command.env_remove("UV_INDEX_URL").env("UV_DEFAULT_INDEX", index);
@@ -76,9 +75,6 @@ pub(super) fn places(
     }
     if let Some(wheels) = wheels {
         command.arg("--find-links").arg(std::path::absolute(wheels).unwrap_or_else(|_| wheels.to_owned()));
-        if offline {
-            command.arg("--no-index");
-        }
     }
 }
 

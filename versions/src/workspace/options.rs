@@ -24,7 +24,7 @@ pub struct CreateOptions<'a> {
     pub offline: bool,
     /// How models that are files of this machine enter the store.
     pub intake: Intake,
-    /// A directory of Python packages, taken besides the indexes; with `offline`, alone.
+    /// A directory of Python packages, taken besides the indexes.
     pub wheels: Option<&'a Path>,
     /// Where the `install.py` of a node is run, if the spec wants one to be.
     pub sandbox: Option<&'a dyn Sandbox>,
@@ -66,7 +66,7 @@ pub struct LockOptions<'a> {
     pub update: Update<'a>,
     /// How models that are files of this machine enter the store.
     pub intake: Intake,
-    /// A directory of Python packages, taken besides the indexes; with `offline`, alone.
+    /// A directory of Python packages, taken besides the indexes.
     pub wheels: Option<&'a Path>,
     /// Where the `install.py` of a node is run, if the spec wants one to be.
     pub sandbox: Option<&'a dyn Sandbox>,
