@@ -207,8 +207,11 @@ pub(super) fn lines(content: &str) -> Vec<Line> {
     found
 }
 
-/// The name of the package that a requirement asks for, as indexes spell it.
+/// The name of the package that a requirement asks for, as indexes spell it; empty for what is no requirement.
 pub(super) fn name_of(requirement: &str) -> String {
+    if !requirement.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return String::new();
+    }
     let end = requirement.find(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c)));
     normalise(requirement.get(..end.unwrap_or(requirement.len())).unwrap_or_default())
 }
