@@ -17,6 +17,7 @@ use cvs_versions::source::SourceError;
 use cvs_versions::spec::VersionId;
 use cvs_versions::{SourceFailure, SpecError, VersionsError};
 
+use crate::jobs::JobsError;
 use crate::mounts::MountsError;
 use crate::output::Output;
 use crate::runs::RunsError;
@@ -96,6 +97,9 @@ pub(crate) enum CliError {
     /// A run of a version.
     #[error(transparent)]
     Runs(#[from] RunsError),
+    /// A workflow.
+    #[error(transparent)]
+    Jobs(#[from] JobsError),
     /// Arguments that are right one by one, and wrong together.
     #[error("{0}")]
     Usage(String),
@@ -140,6 +144,7 @@ impl CliError {
             Self::Client(error) => comfy::of_client(error),
             Self::Job(error) => comfy::of_job(error),
             Self::Runs(error) => error.exit(),
+            Self::Jobs(error) => error.exit(),
             Self::Usage(_) => Exit::Usage,
             Self::Interrupted => Exit::Interrupted,
             // Whoever read our output has seen enough.
@@ -165,6 +170,7 @@ impl CliError {
             Self::Client(error) => comfy::hint_of_client(error),
             Self::Job(error) => comfy::hint_of_job(error),
             Self::Runs(error) => error.hint(),
+            Self::Jobs(error) => error.hint(),
             Self::NoHome => Some("name a directory with --home DIR or CVS_HOME".to_owned()),
             Self::Config { .. } => {
                 Some("it is a JSON object with the keys `home` and `versions_dir`, both optional".to_owned())

@@ -10,6 +10,7 @@ mod config;
 mod context;
 mod error;
 mod format;
+mod jobs;
 mod logs;
 mod machine;
 mod mounts;

@@ -15,6 +15,7 @@ mod kills;
 mod mounted;
 mod mounts;
 mod python_env;
+mod run_handler;
 mod running;
 mod runs_check;
 mod runs_detached;

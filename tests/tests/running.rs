@@ -130,7 +130,7 @@ impl Lines {
 }
 
 impl Foreground {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.spawn().expect("starting cvs");
         let stdout: ChildStdout = child.stdout.take().expect("a pipe was asked for");
         let stderr: ChildStderr = child.stderr.take().expect("a pipe was asked for");

@@ -1,8 +1,10 @@
 //! Versions of ComfyUI: what a person asks for (the spec), what it resolved to (the lock), and where it comes from
 //! (the sources). A [`Workspace`] is a home with all of it. This crate knows nothing of FUSE, and prints nothing.
 
+pub mod bucket;
 pub mod comfy;
 mod error;
+pub mod fetch;
 mod near;
 pub mod python;
 pub mod realize;

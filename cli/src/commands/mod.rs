@@ -18,6 +18,7 @@ mod ps;
 mod realize;
 mod reference;
 mod restart;
+mod run_handler;
 mod run_ui;
 mod shared;
 mod show;
@@ -48,6 +49,7 @@ pub(crate) enum Command {
     Umount(umount::UmountArgs),
     Mounts(mounts::MountsArgs),
     RunUi(Box<run_ui::RunUiArgs>),
+    RunHandler(Box<run_handler::RunHandlerArgs>),
     Ps(ps::PsArgs),
     Logs(logs::LogsArgs),
     Stop(stop::StopArgs),
@@ -79,6 +81,7 @@ impl Command {
             Self::Umount(args) => umount::run(context, &args),
             Self::Mounts(args) => mounts::run(context, &args),
             Self::RunUi(args) => run_ui::run(context, &args),
+            Self::RunHandler(args) => run_handler::run(context, &args),
             Self::Ps(args) => ps::run(context, &args),
             Self::Logs(args) => logs::run(context, &args),
             Self::Stop(args) => stop::run(context, &args),

@@ -124,7 +124,7 @@ impl HowArgs {
 }
 
 /// A duration, or a number of seconds as the variable has always had it.
-fn timeout(text: &str) -> Result<Duration, String> {
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     let length = match text.trim().parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
         Err(_) => format::parse_duration(text),

@@ -20,3 +20,4 @@ pub(crate) use self::redact::redact;
 pub use self::digest::Expected;
 pub use self::error::SourceError;
 pub use self::event::{EventSink, NetworkLimits, SourceEvent, SourceOptions};
+pub(crate) use self::redact::redact_url;

@@ -25,7 +25,7 @@ pub(crate) fn redact(address: &str) -> String {
 }
 
 /// `url` as it may be shown.
-pub(super) fn redact_url(url: &Url) -> String {
+pub(crate) fn redact_url(url: &Url) -> String {
     let mut shown = url.clone();
     // Both fail only for addresses that cannot have user information in the first place.
     let _ = shown.set_username("");

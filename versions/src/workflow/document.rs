@@ -39,7 +39,7 @@ impl Document {
                 other => return Err(WorkflowError::Unrecognised { found: describe(&other) }),
             };
             if map.get("nodes").is_some_and(Value::is_array) {
-                return Ok(Self::Graph(Box::new(Graph::read(&map)?)));
+                return Ok(Self::Graph(Box::new(Graph::read(map)?)));
             }
             if map.values().any(|node| node.get("class_type").is_some()) {
                 return Ok(Self::Prompt(Prompt::check(map)?));

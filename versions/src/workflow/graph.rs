@@ -14,6 +14,7 @@ use super::prompt::describe;
 pub struct Graph {
     pub(super) root: Level,
     pub(super) subgraphs: HashMap<String, Subgraph>,
+    document: Map<String, Value>,
 }
 
 /// The nodes of one level, and the links between them.
@@ -104,14 +105,19 @@ pub(super) struct Link {
 }
 
 impl Graph {
-    pub(super) fn read(root: &Map<String, Value>) -> Result<Self, WorkflowError> {
+    pub(super) fn read(root: Map<String, Value>) -> Result<Self, WorkflowError> {
         let mut subgraphs = HashMap::new();
         let definitions = root.get("definitions").and_then(|definitions| definitions.get("subgraphs"));
         for (index, value) in definitions.and_then(Value::as_array).into_iter().flatten().enumerate() {
             let subgraph = Subgraph::read(value, &format!("definitions.subgraphs[{index}]"))?;
             subgraphs.insert(subgraph.id.clone(), subgraph);
         }
-        Ok(Self { root: Level::read(root, "")?, subgraphs })
+        Ok(Self { root: Level::read(&root, "")?, subgraphs, document: root })
+    }
+
+    /// The document that it was read from, which nodes write into the files that they make.
+    pub fn as_object(&self) -> &Map<String, Value> {
+        &self.document
     }
 }
 

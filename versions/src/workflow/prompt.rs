@@ -4,6 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::error::{NodeRef, WorkflowError};
+use super::info::ObjectInfo;
 
 /// A workflow in the API format, each node with a class and inputs.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,6 +129,19 @@ impl Prompt {
             }
         }
         seeds
+    }
+
+    /// Gives every seed another value. `next` brings numbers at random; one that an input does not take is cut to
+    /// what it does.
+    pub fn randomize_seeds(&mut self, info: &ObjectInfo, next: &mut dyn FnMut() -> u64) {
+        for seed in self.seeds() {
+            let class = info.class(&seed.class);
+            let max = class.and_then(|class| class.input(&seed.input)?.option("max")?.as_u64());
+            let value = next() % max.unwrap_or(u64::from(u32::MAX)).max(1);
+            if let Some(inputs) = self.inputs_mut(&seed.node) {
+                inputs.insert(seed.input, value.into());
+            }
+        }
     }
 }
 

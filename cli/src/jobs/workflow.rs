@@ -1,0 +1,109 @@
+//! The workflow to run: a file, an address, standard input, or what the spec says; and the prompt that is made of it.
+
+use std::io::Read;
+use std::path::Path;
+
+use cvs_versions::Ready;
+use cvs_versions::fetch::{fetch, web_address};
+use cvs_versions::workflow::{Document, Note, ObjectInfo, Prompt};
+use serde_json::Value;
+
+use super::JobsError;
+use crate::context::Context;
+use crate::error::CliError;
+
+/// The largest workflow that is read. Those of people have megabytes when they hold pictures.
+const LIMIT: u64 = 256 << 20;
+
+/// A workflow that was read.
+pub(crate) struct Source {
+    /// Where it is from, for messages and the record.
+    pub(crate) name: String,
+    document: Document,
+}
+
+/// A prompt that a server takes.
+pub(crate) struct Prepared {
+    pub(crate) prompt: Prompt,
+    pub(crate) notes: Vec<Note>,
+    /// The document of the editor that it was converted from.
+    pub(crate) graph: Option<Value>,
+}
+
+impl Source {
+    /// What `--workflow` names: a file, an address, or `-`.
+    pub(crate) fn named(context: &Context, name: &str) -> Result<Self, CliError> {
+        if name == "-" {
+            let mut text = String::new();
+            std::io::stdin().take(LIMIT).read_to_string(&mut text).map_err(CliError::Stdin)?;
+            return Self::parse("standard input", &text);
+        }
+        if let Some(url) = web_address(name) {
+            let mut bytes = Vec::new();
+            fetch(&url, &mut bytes, LIMIT, context.cancel()).map_err(JobsError::from)?;
+            return Self::parse(name, &String::from_utf8_lossy(&bytes));
+        }
+        Self::file(Path::new(name))
+    }
+
+    /// The workflow of the spec: the document itself, or the path of a file beside the spec, else in the version.
+    pub(crate) fn of_spec(context: &Context, ready: &Ready, root: Option<&Path>) -> Result<Self, CliError> {
+        let version = ready.spec.version_id.to_string();
+        match &ready.spec.workflow {
+            None | Some(Value::Null) => Err(JobsError::NoWorkflow { version }.into()),
+            Some(Value::String(path)) => {
+                let beside = context.versions_dir().path().join(path);
+                if beside.is_file() {
+                    return Self::file(&beside);
+                }
+                match root.map(|root| root.join(path)) {
+                    Some(inside) if inside.is_file() => Self::file(&inside),
+                    inside => {
+                        let inside = inside.unwrap_or_else(|| path.into());
+                        Err(JobsError::WorkflowMissing { version, beside, inside }.into())
+                    }
+                }
+            }
+            Some(document) => {
+                let name = format!("the workflow of {version}");
+                match Document::from_value(document.clone()) {
+                    Ok(document) => Ok(Self { name, document }),
+                    Err(source) => Err(JobsError::Workflow { name, source: source.into() }.into()),
+                }
+            }
+        }
+    }
+
+    fn file(path: &Path) -> Result<Self, CliError> {
+        let text = std::fs::read(path).map_err(JobsError::io("read", path))?;
+        Self::parse(&path.display().to_string(), &String::from_utf8_lossy(&text))
+    }
+
+    fn parse(name: &str, text: &str) -> Result<Self, CliError> {
+        let name = name.to_owned();
+        match Document::parse(text) {
+            Ok(document) => Ok(Self { name, document }),
+            Err(source) => Err(JobsError::Workflow { name, source: source.into() }.into()),
+        }
+    }
+}
+
+/// The prompt of a workflow, by what the server says of its classes.
+pub(crate) fn prepare(
+    source: Source,
+    info: &ObjectInfo,
+    random: &mut dyn FnMut() -> u64,
+) -> Result<Prepared, CliError> {
+    match source.document {
+        Document::Prompt(prompt) => Ok(Prepared { prompt, notes: Vec::new(), graph: None }),
+        Document::Graph(graph) => {
+            let mut choose =
+                |count: usize| usize::try_from(random() % count.max(1) as u64).unwrap_or_default();
+            let converted = graph.convert(info, &mut choose);
+            let converted =
+                converted.map_err(|error| JobsError::Workflow { name: source.name, source: error.into() })?;
+            let graph = Some(Value::Object(graph.as_object().clone()));
+            Ok(Prepared { prompt: converted.prompt, notes: converted.notes, graph })
+        }
+    }
+}
