@@ -25,7 +25,7 @@ impl Lab {
         let dir = project.target().join(name);
         fs::create_dir_all(&dir).doing(|| format!("making {}", dir.display()))?;
         let dir = dir.canonicalize().doing(|| format!("resolving {}", dir.display()))?;
-        let cvs = project.release("cvs");
+        let cvs = std::env::var_os("CVS_BIN").map_or_else(|| project.release("cvs"), PathBuf::from);
         let (root, tools) = (project.root().to_path_buf(), project.tools().join("bin"));
         let lab = Lab { root, cvs, tools, dir, quick, runs: 1, version: None };
         lab.clear();

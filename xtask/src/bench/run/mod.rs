@@ -6,6 +6,7 @@
 //! copy of what its mount shows. The plain side has the bytecode that its first start left.
 
 mod environment;
+mod realize;
 mod world;
 
 use std::io::{Read, Write};
@@ -22,6 +23,7 @@ use crate::shell;
 use crate::table::{Table, aim, ratio, time};
 
 pub(super) use self::environment::run as environment;
+pub(super) use self::realize::run as realize;
 
 const ID: &str = "run";
 const QUICK_TEST: &[&str] = &["main.py", "--cpu", "--quick-test-for-ci"];
