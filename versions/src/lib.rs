@@ -9,6 +9,7 @@ mod near;
 pub mod python;
 pub mod realize;
 mod runtime;
+pub mod serve;
 pub mod source;
 pub mod spec;
 pub mod workflow;

@@ -26,12 +26,14 @@ use std::time::Duration;
 pub use self::client::{Answer, Client, ClientError, Fetched, Queue, Uploaded, safe_name};
 pub use self::error::RunError;
 pub use self::flags::Flags;
+pub(crate) use self::http::{Waited, patient};
 pub use self::job::{
     Complaint, JobError, JobEvent, JobRequest, JobResult, NodeFailure, NodeProblem, run_job,
 };
 pub use self::launch::{Directories, Launch};
 pub use self::loading::{LoadState, NodeLoad, loading};
 pub use self::log::tail;
+pub(crate) use self::outputs::missing_or;
 pub use self::outputs::{Collected, FileRef, OutputFile, OutputText, Outputs, collect};
 pub use self::port::{Holder, free_port, holder};
 pub use self::process::{Server, Watch};

@@ -18,6 +18,7 @@ mod test_server;
 pub(crate) use self::redact::redact;
 
 pub use self::digest::Expected;
+pub(crate) use self::digest::hex;
 pub use self::error::SourceError;
 pub use self::event::{EventSink, NetworkLimits, SourceEvent, SourceOptions};
 pub(crate) use self::redact::redact_url;

@@ -157,6 +157,10 @@ fn silence_and_nonsense_are_errors() {
     let error = run(&client, &Value::Null).unwrap_err().to_string();
     assert!(error.contains("/queue: an answer that makes no sense: not JSON"), "{error}");
 
+    // It was started anew, and has forgotten what it was given.
+    server.serve("/queue", json!({ "queue_running": [], "queue_pending": [[1, "another"]] }).to_string());
+    assert!(matches!(run(&client, &Value::Null), Err(JobError::Lost)));
+
     server.fault("/prompt", Fault::Status(413, vec![]));
     let error = run(&client, &Value::Null).unwrap_err().to_string();
     assert!(error.contains("/prompt: the server answered HTTP 413"), "{error}");

@@ -3,4 +3,5 @@
 mod faults;
 mod jobs;
 mod launch;
+mod serve;
 mod support;

@@ -56,10 +56,30 @@ impl Client {
     /// Puts a file into `input/`, under a name that nobody else has; `name` is kept as its end, so that what goes by
     /// extension still does.
     pub fn upload(&self, file: &Path, name: &str, cancel: &AtomicBool) -> Result<Uploaded, ClientError> {
+        let part = async { Part::file(file).await.map_err(ClientError::io("read", file)) };
+        self.upload_part(part, name, cancel)
+    }
+
+    /// The same with bytes.
+    pub fn upload_bytes(
+        &self,
+        bytes: Vec<u8>,
+        name: &str,
+        cancel: &AtomicBool,
+    ) -> Result<Uploaded, ClientError> {
+        self.upload_part(async { Ok(Part::bytes(bytes)) }, name, cancel)
+    }
+
+    fn upload_part(
+        &self,
+        part: impl Future<Output = Result<Part, ClientError>>,
+        name: &str,
+        cancel: &AtomicBool,
+    ) -> Result<Uploaded, ClientError> {
         let unique = format!("{}-{}", &Uuid::new_v4().simple().to_string()[..12], ascii_name(name));
         let path = "/upload/image";
         let exchange = async {
-            let part = Part::file(file).await.map_err(ClientError::io("read", file))?;
+            let part = part.await?;
             // Without `overwrite` the server keeps what is there, whoever put it.
             let form = Form::new()
                 .text("type", "input")
