@@ -20,6 +20,7 @@ mod running;
 mod runs_check;
 mod runs_detached;
 mod runs_faults;
+mod runs_service;
 mod runs_ui;
 mod story;
 mod support;

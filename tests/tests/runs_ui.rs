@@ -41,3 +41,35 @@ fn a_mount_of_a_person_is_used_and_stays() {
     umount(&runs.world.env, "v");
     runs.assert_nothing_left();
 }
+
+#[test]
+fn it_runs_from_plain_files() {
+    let Some(runs) = Runs::new() else { return };
+    runs.create("v", &["self-writing"]);
+    let realized = runs.world.env.home().join("realized");
+    let imports = |dir: &str| read(realized.join(dir).join("custom_nodes/self-writing/config.ini"));
+    for (flags, imported) in [(&[][..], "imports = 1\n"), (&["--detach"], "imports = 2\n")] {
+        let mut ui = runs.start(&[&["run-ui", "v", "--port", "0", "--no-fuse"], flags].concat());
+        assert_answers(&ui.url());
+        assert_eq!(runs.world.env.mounts(), Vec::<std::path::PathBuf>::new());
+        assert!(String::from_utf8_lossy(&imports("v")).contains(imported));
+        // Nobody may pull the files away under it.
+        runs.cvs(&["realize", "v", "--remove"]).code(4);
+        if flags.is_empty() {
+            ui.signal(Signal::SIGINT);
+        }
+        assert_eq!(ui.end().0, Some(0));
+        if !flags.is_empty() {
+            runs.cvs(&["stop", "v"]).ok();
+        }
+        runs.assert_nothing_left();
+    }
+
+    let mut ui = runs.start(&["run-ui", "v", "--port", "0", "--no-fuse", "--ephemeral"]);
+    assert_answers(&ui.url());
+    assert!(String::from_utf8_lossy(&imports("v~ephemeral")).contains("imports = 1\n"));
+    ui.signal(Signal::SIGINT);
+    assert_eq!(ui.end().0, Some(0));
+    assert!(!realized.join("v~ephemeral").exists());
+    runs.assert_nothing_left();
+}

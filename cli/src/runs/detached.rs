@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RunsError;
 use super::options::RunOptions;
+use super::place::{self, PlaceArgs};
 use super::record::{Found, Phase, Record, Records, name_of};
 use super::supervise::already_runs;
 use crate::context::Context;
@@ -129,6 +130,8 @@ pub(crate) fn start(
 ) -> Result<Running, CliError> {
     let workspace = context.workspace()?;
     let id = &ready.spec.version_id;
+    let RunOptions { role, ephemeral, no_fuse, lenient, .. } = *options;
+    place::prepare(context, ready, &PlaceArgs { role, ephemeral, no_fuse, lenient })?;
     let path = logs::path(workspace.store().home(), &format!("run-{}", name_of(id.as_str(), options.role)));
     let log = logs::open(&path).map_err(|(op, source)| RunsError::io(op, &path)(source))?;
     let program = std::env::current_exe().map_err(RunsError::io("find", "the program itself"))?;

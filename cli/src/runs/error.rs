@@ -53,16 +53,6 @@ pub(crate) enum RunsError {
         /// The version.
         version: String,
     },
-    /// It cannot be mounted here, and plain files will not do.
-    #[error("{version} cannot be mounted here: {reason}")]
-    NoFuse {
-        /// The version.
-        version: String,
-        /// What is missing.
-        reason: String,
-        /// What to do.
-        advice: String,
-    },
     /// Nobody says which Python is to run it.
     #[error("{version} has no Python environment, and names no interpreter")]
     NoInterpreter {
@@ -143,7 +133,6 @@ impl RunsError {
             Self::Io { .. }
             | Self::NotRunning { .. }
             | Self::NeverRan { .. }
-            | Self::NoFuse { .. }
             | Self::NoInterpreter { .. }
             | Self::InterpreterMissing { .. }
             | Self::InterpreterGone { .. }
@@ -163,7 +152,6 @@ impl RunsError {
             Self::OldRun { version } => format!("`cvs restart {version}` starts it with the new one"),
             Self::NotRunning { .. } => "`cvs ps` shows what runs".to_owned(),
             Self::NeverRan { version } => format!("`cvs run-ui {version}` runs it"),
-            Self::NoFuse { advice, .. } => advice.clone(),
             Self::NoInterpreter { .. } => {
                 "name one in the spec: `python.version`, or `env.COMFY_PYTHON` with a path".to_owned()
             }

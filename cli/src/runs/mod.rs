@@ -34,7 +34,7 @@ pub(crate) use interrupts::Interrupts;
 pub(crate) use notify::ready as notify_ready;
 pub(crate) use options::{DEFAULT_HOST, DEFAULT_PORT, RunOptions};
 #[allow(unused_imports)]
-pub(crate) use place::{Place, PlaceArgs, PlaceKind};
+pub(crate) use place::{Place, PlaceArgs};
 pub(crate) use record::{Found, Phase, Record, Records, Role, name_of};
 pub(crate) use status::{RunState, RunStatus, all};
 pub(crate) use stop::{Stopped, stop};

@@ -1,8 +1,9 @@
 //! A directory in which a version can run: its mount, or plain files where nothing can be mounted.
 //!
 //! A version that a person has mounted is run from there, and stays mounted. Else it is mounted at
-//! `CVS_HOME/run/mnt/NAME` for the time of the run. Whoever opens a place holds the run's lock, so that a mount that is
-//! found there was left behind by somebody who died.
+//! `CVS_HOME/run/mnt/NAME` for the time of the run. Where it cannot be mounted, it is realized in
+//! `CVS_HOME/realized/ID`, which stays; `NAME~ephemeral` beside it is for one run. Whoever opens a place holds the run's
+//! lock, so that what is found there was left behind by somebody who died.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -10,12 +11,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cvs_store::Store;
-use cvs_versions::Ready;
+use cvs_versions::realize::{RealizationHold, RealizeError, RealizeOptions};
+use cvs_versions::spec::{ReadOptions, VersionId};
+use cvs_versions::{Event, Ready, VersionsError, Workspace};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::RunsError;
 use super::record::{Role, name_of};
+use crate::activity::Activity;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::machine;
@@ -40,32 +44,41 @@ pub(crate) struct PlaceArgs {
 }
 
 /// What a place is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PlaceKind {
+enum Kind {
     /// A mount that a person made.
     Mounted,
     /// A mount for this run.
     Private,
+    /// Plain files, kept from being changed while this lives.
+    Realized(#[allow(dead_code)] RealizationHold),
+    /// Plain files for this run.
+    Scratch(Option<RealizationHold>),
 }
 
 /// A directory in which a version can run. Dropping it closes it.
 pub(crate) struct Place {
     root: PathBuf,
-    kind: PlaceKind,
-    store: Store,
+    kind: Kind,
+    workspace: Workspace,
     open: bool,
 }
 
 impl Place {
     /// Makes a place for the version.
-    pub(crate) fn open(context: &Context, ready: &Ready, how: &PlaceArgs) -> Result<Self, CliError> {
+    pub(crate) fn open(
+        context: &Context,
+        ready: &Ready,
+        how: &PlaceArgs,
+        cancel: &AtomicBool,
+    ) -> Result<Self, CliError> {
         let workspace = context.workspace()?;
         let store = workspace.store();
         let id = &ready.spec.version_id;
         let mountpoint = mountpoint(store, id.as_str(), how.role);
         clear(store, &mountpoint)?;
+        let make = |root, kind| Self { root, kind, workspace: workspace.clone(), open: true };
         if how.no_fuse {
-            return Err(without_fuse(id.as_str(), "--no-fuse was asked for".to_owned()));
+            return realize(context, ready, how, cancel).map(|(root, kind)| make(root, kind));
         }
         if !how.ephemeral {
             let overlay = workspace.overlay_dir(id);
@@ -77,14 +90,14 @@ impl Place {
                 if entry.view() != ready.view_id.to_hex() {
                     return Err(RunsError::OldMount { version: id.to_string(), mountpoint: root }.into());
                 }
-                return Ok(Self { root, kind: PlaceKind::Mounted, store: store.clone(), open: true });
+                return Ok(make(root, Kind::Mounted));
             }
         }
         if let Err(reason) = machine::can_mount() {
-            return Err(without_fuse(id.as_str(), reason));
+            context.output().note(&format!("{id} is run from plain files: {reason}"));
+            return realize(context, ready, how, cancel).map(|(root, kind)| make(root, kind));
         }
-        let mountpoint = mounts::prepare(&mountpoint, |_| ())?;
-        let place = Self { root: mountpoint, kind: PlaceKind::Private, store: store.clone(), open: true };
+        let place = make(mounts::prepare(&mountpoint, |_| ())?, Kind::Private);
         Daemon {
             home: store.home(),
             versions_dir: std::path::absolute(workspace.versions().path())
@@ -107,21 +120,20 @@ impl Place {
         &self.root
     }
 
-    /// The mount that was made for it.
-    pub(crate) fn mount(&self) -> Option<&Path> {
-        (self.kind == PlaceKind::Private).then_some(self.root.as_path())
-    }
-
     /// Takes down what was made. Who still uses it then gets errors.
     pub(crate) fn close(mut self) -> Result<(), CliError> {
         self.open = false;
         self.take_down()
     }
 
-    fn take_down(&self) -> Result<(), CliError> {
-        match self.kind {
-            PlaceKind::Mounted => Ok(()),
-            PlaceKind::Private => clear(&self.store, &self.root),
+    fn take_down(&mut self) -> Result<(), CliError> {
+        match &mut self.kind {
+            Kind::Mounted | Kind::Realized(_) => Ok(()),
+            Kind::Private => clear(self.workspace.store(), &self.root),
+            Kind::Scratch(hold) => {
+                drop(hold.take());
+                discard(&self.workspace, &self.root)
+            }
         }
     }
 }
@@ -133,6 +145,61 @@ impl Drop for Place {
         {
             tracing::warn!(root = %self.root.display(), %error, "cannot take down");
         }
+    }
+}
+
+/// Does beforehand, where it is seen how far it is, what takes long in [`Place::open`]: writing plain files.
+pub(crate) fn prepare(context: &Context, ready: &Ready, how: &PlaceArgs) -> Result<(), CliError> {
+    if how.ephemeral || !(how.no_fuse || machine::can_mount().is_err()) {
+        return Ok(());
+    }
+    realize(context, ready, how, context.cancel()).map(drop)
+}
+
+fn realize(
+    context: &Context,
+    ready: &Ready,
+    how: &PlaceArgs,
+    cancel: &AtomicBool,
+) -> Result<(PathBuf, Kind), CliError> {
+    let workspace = context.workspace()?;
+    let id = &ready.spec.version_id;
+    let target = match how.ephemeral {
+        true => scratch(workspace, id, how.role),
+        false => workspace.default_target(id),
+    };
+    if how.ephemeral {
+        discard(workspace, &target)?;
+    }
+    let activity = Activity::new(context);
+    let events = |event: Event<'_>| activity.hear(event);
+    let options = RealizeOptions { events: &events, cancel, ..RealizeOptions::default() };
+    // The same rules for specs as when the lock was brought up to date.
+    let reader = workspace.clone().reading(ReadOptions { lenient: how.lenient });
+    let report = reader.realize(ready, Some(&target), &options)?;
+    drop(activity);
+    let hold = workspace.hold_realization(&report.target)?;
+    let kind = if how.ephemeral { Kind::Scratch(Some(hold)) } else { Kind::Realized(hold) };
+    Ok((report.target, kind))
+}
+
+/// Where a version is realized for one run.
+pub(crate) fn scratch(workspace: &Workspace, id: &VersionId, role: Role) -> PathBuf {
+    let name = format!("{}~ephemeral", name_of(id.as_str(), role));
+    workspace.default_target(id).with_file_name(name)
+}
+
+/// Removes a realization for one run, with all that was written there.
+pub(crate) fn discard(workspace: &Workspace, target: &Path) -> Result<(), CliError> {
+    match workspace.remove_realization(target, true, false) {
+        Err(VersionsError::Realize(RealizeError::Unknown { .. })) => {}
+        removed => drop(removed?),
+    }
+    match std::fs::remove_dir_all(target) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(RunsError::io("remove", target)(error).into())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -178,9 +245,4 @@ pub(crate) fn clear(store: &Store, mountpoint: &Path) -> Result<(), CliError> {
         }
         _ => Ok(()),
     }
-}
-
-fn without_fuse(version: &str, reason: String) -> CliError {
-    let advice = "`cvs doctor` says what this machine can do".to_owned();
-    RunsError::NoFuse { version: version.to_owned(), reason, advice }.into()
 }

@@ -93,9 +93,12 @@ pub(crate) struct Record {
     /// Where it runs.
     #[serde(with = "cvs_store::path_json::option")]
     pub(crate) root: Option<PathBuf>,
-    /// The mount that was made for it.
+    /// Where it is mounted for this run, if it is.
     #[serde(with = "cvs_store::path_json::option")]
     pub(crate) mount: Option<PathBuf>,
+    /// Where it is realized for this run, if it is.
+    #[serde(with = "cvs_store::path_json::option")]
+    pub(crate) scratch: Option<PathBuf>,
     #[serde(with = "cvs_store::path_json")]
     pub(crate) log: PathBuf,
     /// Where in the log this run begins, in bytes.

@@ -87,6 +87,7 @@ impl<'a> Run<'a> {
             view: ready.view_id.to_hex(),
             root: None,
             mount: None,
+            scratch: None,
             log,
             log_start,
             since: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
@@ -135,6 +136,7 @@ impl<'a> Run<'a> {
             Some(phase) if detached && answered => self.update(|record| {
                 record.phase = phase;
                 record.mount = None;
+                record.scratch = None;
                 record.comfy = None;
             })?,
             _ => self.held.clear()?,
@@ -174,14 +176,16 @@ impl<'a> Run<'a> {
             no_fuse: options.no_fuse,
             lenient: options.lenient,
         };
-        // Known before it is there, so that it is found whenever this process dies.
-        let mount = place::mountpoint(self.context.store()?, &version, options.role);
-        self.update(|record| record.mount = Some(mount))?;
-        let place = Place::open(self.context, self.ready, &args)?;
+        // Known before they are there, so that they are found whenever this process dies.
+        let workspace = self.context.workspace()?;
+        let mount = place::mountpoint(workspace.store(), &version, options.role);
+        let scratch = place::scratch(workspace, &self.ready.spec.version_id, options.role);
         self.update(|record| {
-            record.root = Some(place.root().to_owned());
-            record.mount = place.mount().map(Path::to_owned);
+            record.mount = Some(mount);
+            record.scratch = options.ephemeral.then_some(scratch);
         })?;
+        let place = Place::open(self.context, self.ready, &args, interrupts.stop())?;
+        self.update(|record| record.root = Some(place.root().to_owned()))?;
         let result = self.launch(place.root(), &options, interrupts, work);
         let record = self.record.borrow().clone();
         let stragglers = processes::end(record.comfy.as_ref(), &record.tag, Duration::ZERO);
@@ -298,6 +302,9 @@ pub(crate) fn clear_away(context: &Context, record: &Record) -> Result<(), CliEr
     processes::end(record.comfy.as_ref(), &record.tag, GRACE / 2);
     if let Some(mount) = &record.mount {
         place::clear(context.store()?, mount)?;
+    }
+    if let Some(scratch) = &record.scratch {
+        place::discard(context.workspace()?, scratch)?;
     }
     Ok(())
 }
