@@ -53,7 +53,7 @@ fn the_unit_is_one_that_systemd_takes() {
     for (name, flags) in [("user", &["--user"][..]), ("machine", &[])] {
         let unit = world.cvs(&["systemd", "v"]).args(flags).ok().stdout;
         let file = world.env.write(format!("units/comfyui-{name}.service"), unit);
-        let mut command = world.env.command(&verify);
+        let mut command = world.env.command(verify);
         let output =
             command.arg("verify").arg("--man=no").arg(&file).output().expect("starting systemd-analyze");
         let said = String::from_utf8_lossy(&output.stderr);
