@@ -124,6 +124,26 @@ impl Transaction {
         self.claim((*id).into())
     }
 
+    /// [`Self::has_blob`] of many at once, which costs less than one by one.
+    pub fn has_blobs(&self, ids: &[BlobId]) -> Result<Vec<Option<u64>>, StoreError> {
+        let mut sizes = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(CLAIM_CHUNK) {
+            let _shared = self.store.lock(Hold::Shared)?;
+            let mut found = Vec::with_capacity(chunk.len());
+            for &id in chunk {
+                let key = Key::from(id);
+                let staged = self.staged().get(&key).map(|staged| staged.size);
+                let size = match staged {
+                    Some(size) => Some(size),
+                    None => self.find(key)?.inspect(|_| found.push(key)),
+                };
+                sizes.push(size);
+            }
+            self.record_hits(&found)?;
+        }
+        Ok(sizes)
+    }
+
     /// Opens a blob that is in the store or staged here. Its bytes are not verified. Not to be called while a commit of
     /// this transaction runs, which may be renaming it.
     pub fn open_blob(&self, id: &BlobId) -> Result<File, StoreError> {

@@ -18,7 +18,6 @@ use cvs_store::{
     BlobId, EntryKind, Manifest, ManifestBuilder, ManifestId, NAME_MAX, RelPath, StoreError, StoredBlob,
     Transaction, content_mtime,
 };
-use rayon::prelude::*;
 
 use super::error::PythonError;
 use super::event::{PythonEvent, PythonOptions};
@@ -139,20 +138,15 @@ pub(super) fn compile(
         jobs.entry(*key).or_insert(module);
     }
     let unique: Vec<[u8; 32]> = jobs.keys().copied().collect();
-    let known: Vec<([u8; 32], Option<Outcome>)> = unique
-        .par_iter()
-        .zip(index.derived(&unique))
-        .map(|(key, found)| Ok((*key, found.map(|id| confirm(transaction, id)).transpose()?.flatten())))
-        .collect::<Result<_, PythonError>>()?;
+    let known = confirm(transaction, index.derived(&unique))?;
     let mut done: HashMap<[u8; 32], Outcome> = HashMap::new();
     let mut missing = Vec::new();
-    for (key, outcome) in known {
-        match (outcome, jobs.get(&key)) {
-            (Some(outcome), _) => {
+    for ((key, module), known) in jobs.into_iter().zip(known) {
+        match known {
+            Some(outcome) => {
                 done.insert(key, outcome);
             }
-            (None, Some(module)) => missing.push((key, *module)),
-            (None, None) => {}
+            None => missing.push((key, module)),
         }
     }
     let new = missing.len() as u64;
@@ -178,12 +172,18 @@ fn nothing() -> BlobId {
     BlobId::of(b"")
 }
 
-/// What the index remembers, if the store still has it.
-fn confirm(transaction: &Transaction, id: BlobId) -> Result<Option<Outcome>, StoreError> {
-    if id == nothing() {
-        return Ok(Some(None));
-    }
-    Ok(transaction.has_blob(&id)?.filter(|&size| size > 0).map(|size| Some(StoredBlob { id, size })))
+/// What the index remembers, as far as the store still has it.
+fn confirm(
+    transaction: &Transaction,
+    remembered: Vec<Option<BlobId>>,
+) -> Result<Vec<Option<Outcome>>, StoreError> {
+    let ids: Vec<BlobId> = remembered.iter().flatten().copied().filter(|id| *id != nothing()).collect();
+    let mut sizes = transaction.has_blobs(&ids)?.into_iter();
+    let mut outcome = |id: BlobId| match id == nothing() {
+        true => Some(None),
+        false => sizes.next().flatten().map(|size| Some(StoredBlob { id, size })),
+    };
+    Ok(remembered.into_iter().map(|id| id.and_then(&mut outcome)).collect())
 }
 
 fn key(module: &Module, interpreter: &Interpreter) -> [u8; 32] {

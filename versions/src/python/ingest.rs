@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cvs_store::{Intake, ManifestBuilder, RelPath, StoreError, StoredBlob, Transaction};
+use cvs_store::{BlobId, Intake, ManifestBuilder, RelPath, StoreError, StoredBlob, Transaction};
 use rayon::prelude::*;
 
 use super::bytecode::{self, Module};
@@ -154,7 +154,7 @@ fn store(
     let index = transaction.store().index();
     let files = &listing.files;
     let keys: Vec<[u8; 32]> = files.iter().map(key).collect();
-    let known = index.derived(&keys);
+    let known = recognise(transaction, files, index.derived(&keys))?;
     let finished = AtomicUsize::new(0);
     let stored: Vec<(StoredBlob, bool)> = files
         .par_iter()
@@ -163,23 +163,19 @@ fn store(
             options.check_cancel()?;
             let place = root.join(file.path.as_path());
             let read = || fs::read(&place).map_err(|source| PythonError::io("read", &place, source));
-            let done = match file.fate {
-                Fate::Configuration => (bytes(transaction, &normal::configuration(interpreter))?, false),
-                Fate::Record => {
+            let done = match (file.fate, known) {
+                (_, Some(known)) => (known, false),
+                (Fate::Configuration, _) => (bytes(transaction, &normal::configuration(interpreter))?, false),
+                (Fate::Record, _) => {
                     let base = file.path.parent().and_then(|info| info.parent()).unwrap_or_default();
                     (bytes(transaction, &normal::record(&read()?, &base, &listing.left_out))?, false)
                 }
-                _ => match known.filter(|id| is_object(transaction, id, file)) {
-                    Some(id) if transaction.has_blob(&id)? == Some(file.size) => {
-                        (StoredBlob { id, size: file.size }, false)
+                _ => {
+                    if file.names == 1 && file.size <= WRITTEN && holds(&read()?, root) {
+                        return Err(PythonError::BuildPath { path: file.path.to_string() });
                     }
-                    _ => {
-                        if file.names == 1 && file.size <= WRITTEN && holds(&read()?, root) {
-                            return Err(PythonError::BuildPath { path: file.path.to_string() });
-                        }
-                        (transaction.put_file(&place, Intake::HardLink)?, file.names > 1)
-                    }
-                },
+                    (transaction.put_file(&place, Intake::HardLink)?, file.names > 1)
+                }
             };
             let finished = finished.fetch_add(1, Ordering::Relaxed) + 1;
             if finished.is_multiple_of(STEP) || finished == files.len() {
@@ -197,10 +193,29 @@ fn bytes(transaction: &Transaction, content: &[u8]) -> Result<StoredBlob, Python
     Ok(StoredBlob { id: transaction.put_bytes(content)?, size: content.len() as u64 })
 }
 
-/// True when the object `id` is this very file, so that it has its content, whatever the index was told.
-fn is_object(transaction: &Transaction, id: &cvs_store::BlobId, file: &Found) -> bool {
-    let object = fs::symlink_metadata(transaction.store().blob_path(id));
-    object.is_ok_and(|object| (object.dev(), object.ino()) == (file.device, file.inode))
+/// The files that are objects already, by their inode: such a file has the object's content, whatever the index was
+/// told.
+fn recognise(
+    transaction: &Transaction,
+    files: &[Found],
+    remembered: Vec<Option<BlobId>>,
+) -> Result<Vec<Option<StoredBlob>>, PythonError> {
+    let is_object = |id: &BlobId, file: &Found| {
+        let object = fs::symlink_metadata(transaction.store().blob_path(id));
+        object.is_ok_and(|object| (object.dev(), object.ino()) == (file.device, file.inode))
+    };
+    let known: Vec<Option<BlobId>> = files
+        .par_iter()
+        .zip(remembered)
+        .map(|(file, id)| id.filter(|id| file.fate == Fate::Taken && is_object(id, file)))
+        .collect();
+    let ids: Vec<BlobId> = known.iter().flatten().copied().collect();
+    let mut sizes = transaction.has_blobs(&ids)?.into_iter();
+    let claimed = known.into_iter().zip(files).map(|(id, file)| {
+        let id = id?;
+        sizes.next().flatten().filter(|&size| size == file.size).map(|size| StoredBlob { id, size })
+    });
+    Ok(claimed.collect())
 }
 
 fn key(file: &Found) -> [u8; 32] {

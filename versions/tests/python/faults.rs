@@ -2,12 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cvs_tests::{Fault, PackageIndex, Sdist, Wheel};
+use cvs_store::Store;
+use cvs_tests::{Fault, Missing, PackageIndex, Sdist, Wheel, available};
 use cvs_versions::python::{
-    BuildOptions, PythonError, PythonEvent, PythonOptions, ResolveRequest, Role, Uv, find_interpreter,
+    BuildOptions, PythonError, PythonEvent, PythonOptions, ResolveRequest, Role, Uv, build, find_interpreter,
 };
 
 use super::{Bench, list};
@@ -40,7 +42,7 @@ fn an_interpreter_that_is_missing_is_said_with_those_there_are() {
     }
     // A virtual environment leads to its base.
     let venv = bench.dir.path().join("venv");
-    let made = std::process::Command::new(bench.uv.program())
+    let made = Command::new(bench.uv.program())
         .args(["venv", "-q", "--python"])
         .arg(&bench.interpreter.path)
         .arg(&venv)
@@ -176,4 +178,39 @@ fn progress_is_told() {
     }
     assert!(told.iter().any(|event| event.starts_with("Uv") && event.contains("alpha==1.0")), "{told:?}");
     assert!(Path::new(&bench.uv.state().join("cache")).is_dir());
+}
+
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn new(at: &Path) -> Result<Self, Missing> {
+        std::fs::create_dir_all(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=12m", "tmpfs"]).arg(at).stderr(Stdio::null());
+        match mount.status() {
+            Ok(status) if status.success() => Ok(Self(at.to_owned())),
+            _ => Err(Missing("the right to mount a small tmpfs (root)".to_owned())),
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_and_leaves_nothing() {
+    let Some(bench) = Bench::new() else { return };
+    let Some(disk) = available(SmallDisk::new(&bench.dir.path().join("disk"))) else { return };
+    bench.wheels([Wheel::new("alpha", "1.0").module("alpha/data.bin", vec![7; 16 << 20])]);
+    let pylock = bench.resolve(&[list("core", Role::Core, "alpha\n")]).unwrap();
+    let store = Store::open(&disk.0.join("home")).unwrap();
+    let uv = Uv::find(Some(bench.uv.program()), store.home()).unwrap();
+    let transaction = store.begin("test").unwrap();
+    let error = build(&uv, &transaction, &bench.interpreter, &pylock, &bench.how()).unwrap_err();
+    assert!(matches!(error, PythonError::NoSpace { .. }), "{error:?}");
+    let left: Vec<_> = std::fs::read_dir(transaction.scratch_dir().unwrap()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
 }
