@@ -25,9 +25,33 @@ pub(crate) struct Stage {
     summary: Vec<String>,
 }
 
+/// What a person's network needs, and a hermetic environment would not pass on.
+const NETWORK: [&str; 14] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "GIT_SSL_CAINFO",
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX_URL",
+    "UV_SYSTEM_CERTS",
+];
+
 impl Stage {
     pub(crate) fn new() -> Stage {
-        let environment = TestEnvironment::new();
+        let mut environment = TestEnvironment::new();
+        environment.use_python().unwrap_or_else(|missing| panic!("this needs {}", missing.0));
+        for name in NETWORK {
+            if let Some(value) = std::env::var_os(name) {
+                environment.set_var(name, value);
+            }
+        }
         println!("Everything happens in {}.", environment.root().display());
         Stage { environment, summary: Vec::new() }
     }
@@ -39,6 +63,12 @@ impl Stage {
     /// Runs cvs as a person would, printed with what it says; how long it took. Anything but success ends the show.
     pub(crate) fn cvs(&self, args: &[&str]) -> Duration {
         self.cvs_code(0, args).1
+    }
+
+    /// The same, for what it prints on stdout.
+    pub(crate) fn cvs_says(&self, args: &[&str]) -> (String, Duration) {
+        let (output, took) = self.cvs_code(0, args);
+        (output.stdout.trim_end().to_owned(), took)
     }
 
     /// The same, for a command that must end with `code`.

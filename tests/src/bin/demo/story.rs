@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cvs_tests::{
-    CORE, ComfyProcess, GitHttpServer, HttpServer, Launch, Png, Python, Repositories, SubmoduleUrl, Wants,
-    safetensors,
+    Browser, CORE, GitHttpServer, HttpServer, Png, Repositories, SubmoduleUrl, Wants, safetensors,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -41,7 +41,8 @@ pub(crate) fn tell(repo: Option<String>) {
         fs::create_dir_all(dir).unwrap_or_else(|error| panic!("making {}: {error}", dir.display()));
     }
     create(&mut stage, &world);
-    let picture = run_from_mount(&mut stage, &world, &demo);
+    mount(&mut stage, &demo);
+    let picture = run(&mut stage, &world);
     outputs_stay(&stage, &demo, &picture);
     let before = objects(&stage);
     clone_and_change(&mut stage, &world, &demo, &next);
@@ -61,26 +62,6 @@ impl World {
         let core = repo.unwrap_or_else(|| format!("{}@v0.2.0", git.url(CORE)));
         World { repositories, git, web, core, is_real }
     }
-
-    /// An environment for the program. What the real one requires takes minutes and gigabytes the first time.
-    fn python(&self, stage: &Stage, dir: &Path) -> Python {
-        let python = if self.is_real {
-            stage.note(
-                "(its requirements are installed, by pip, unless an earlier demonstration has done so)",
-            );
-            Python::with_requirements(&[dir.join("requirements.txt")])
-        } else {
-            Python::for_core()
-        };
-        python.unwrap_or_else(|missing| panic!("this needs {}", missing.0))
-    }
-
-    fn start(&self, stage: &Stage, dir: &Path) -> ComfyProcess {
-        let python = self.python(stage, dir);
-        stage.note(&format!("$ cd {} && python main.py --cpu", dir.display()));
-        let log = stage.environment.path("comfyui.log");
-        Launch { python: &python, dir, args: &[], log }.start()
-    }
 }
 
 fn create(stage: &mut Stage, world: &World) {
@@ -96,28 +77,28 @@ fn create(stage: &mut Stage, world: &World) {
     stage.note(&format!("$ cat models.json\n{}", text.trim_end()));
     let plain = format!("{}@v0.1.0", world.git.url("plain"));
     let patterns = world.git.url("patterns");
+    let packaged = world.git.url("needs-package");
     let vae = format!("Downloads/demo-vae.safetensors={VAE}");
-    let took = stage.cvs(&[
-        "create",
-        "portrait",
-        "--repo",
-        &world.core,
-        "--node",
-        &plain,
-        "--node",
-        &patterns,
-        "--model",
-        &vae,
-        "--models",
-        "models.json",
-    ]);
+    let mut args = vec!["create", "portrait", "--repo", &world.core];
+    for node in [&plain, &patterns, &packaged] {
+        args.extend(["--node", node]);
+    }
+    args.extend(["--model", &vae, "--models", "models.json"]);
+    if world.is_real {
+        // Which would otherwise be gigabytes for a device that this does not use.
+        args.extend(["--torch-backend", "cpu"]);
+    }
+    let took = stage.cvs(&args);
     stage.cvs(&["validate", "portrait"]);
-    stage.remember(format!("created from three repositories, a submodule and two models in {}", time(took)));
+    stage.remember(format!(
+        "created from four repositories, a submodule, two models and a Python environment in {}",
+        time(took)
+    ));
 }
 
-/// Mounts, runs the program from the mountpoint, and returns the bytes of the picture that it made.
-fn run_from_mount(stage: &mut Stage, world: &World, demo: &Path) -> Vec<u8> {
-    stage.heading("Mount it and run it from there");
+/// Mounts, and returns what is to be seen there.
+fn mount(stage: &mut Stage, demo: &Path) {
+    stage.heading("Mount it");
     let took = stage.cvs(&["mount", "portrait", "mnt/portrait"]);
     stage.cvs(&["mounts"]);
     let shown = files(demo);
@@ -126,30 +107,68 @@ fn run_from_mount(stage: &mut Stage, world: &World, demo: &Path) -> Vec<u8> {
     stage.remember(format!("mounted in {}: {count} files, {}", time(took), size(logical)));
     let stored = space(&stage.environment.home().join("objects"));
     stage.remember(format!("stored in {}", size(stored)));
+    let python = demo.join(".venv/bin/python");
+    let script = "import aiohttp, numpy, safetensors; print(numpy.__file__)";
+    stage.note(&format!("$ {} -c '{script}'", python.display()));
+    let output = stage.environment.command(&python).args(["-c", script]).output();
+    let output = output.unwrap_or_else(|error| panic!("starting {}: {error}", python.display()));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    stage.note(said.trim_end());
+    let place = demo.join(".venv").to_string_lossy().into_owned();
+    stage.check("its Python is in the mount, and has what the core requires", said.starts_with(&place));
+    stage.cvs(&["umount", "mnt/portrait"]);
+    stage.check("the mountpoint is empty", files(demo).is_empty());
+}
 
-    let comfy = world.start(stage, demo);
-    let known = comfy.get("/object_info").json();
-    stage.check("the node with a submodule was imported", known.get("PatternCheckerboard").is_some());
-    let checkpoints = comfy.get("/object_info/CheckpointLoaderSimple").json().to_string();
-    stage.check("the checkpoint is in the program's list", checkpoints.contains("demo.safetensors"));
-    let finished = comfy.run(&workflow(world.is_real));
-    stage.check("the workflow ended with success", finished.is_success());
-    comfy.stop();
-    let picture = read(&demo.join(OUTPUT));
+/// Starts the program, loads its page, runs a workflow, and returns the bytes of the picture that it made.
+fn run(stage: &mut Stage, world: &World) -> Vec<u8> {
+    stage.heading("Run it");
+    let ui = ["run-ui", "portrait", "--detach", "--port", "0"];
+    let (url, took) = if world.is_real {
+        stage.cvs_says(&[&ui[..], &["--", "--cpu"]].concat())
+    } else {
+        stage.cvs_says(&ui)
+    };
+    stage.remember(format!("ComfyUI answered {} after `cvs run-ui`", time(took)));
+    stage.cvs(&["ps"]);
+    page(stage, world, &url);
+
+    let workflow = stage.environment.write("workflow.json", format!("{:#}\n", workflow(world.is_real)));
+    let workflow = workflow.to_str().expect("temporary directories are UTF-8");
+    let took = stage.cvs(&["run-handler", "portrait", "--workflow", workflow, "--output", "pictures"]);
+    stage.remember(format!("a workflow ran and brought its picture in {}", time(took)));
+    let pictures = stage.environment.path("pictures");
+    let found = files(&pictures);
+    let name = found.keys().find(|name| name.ends_with(".png"));
+    let picture = read(&pictures.join(name.expect("a picture among the outputs")));
     let png = Png::parse(&picture);
     stage.check(
-        &format!("{OUTPUT} is in the mount, {} by {} pixels, its workflow inside", png.width, png.height),
+        &format!("the picture is there, {} by {} pixels, its workflow inside", png.width, png.height),
         png.texts.contains_key("prompt"),
     );
+    stage.check("and what made it", found.keys().any(|name| name.ends_with("run.json")));
+    stage.cvs(&["logs", "portrait", "-n", "3"]);
+    stage.cvs(&["stop", "portrait"]);
+    stage.check("nothing runs, nothing is mounted", stage.environment.mounts().is_empty());
     picture
 }
 
+/// What a browser shows at the address.
+fn page(stage: &Stage, world: &World, url: &str) {
+    match Browser::find() {
+        Err(missing) => stage.note(&format!("(the page is not loaded: this needs {})", missing.0)),
+        Ok(browser) => {
+            let words: &[&str] = if world.is_real { &["ComfyUI"] } else { &["connected as page", "plain"] };
+            browser.load(&format!("{url}/"), words, Duration::from_secs(60));
+            stage.check("its page loads in a browser", true);
+        }
+    }
+}
+
 fn outputs_stay(stage: &Stage, demo: &Path, picture: &[u8]) {
-    stage.heading("What it wrote outlives the mount");
-    stage.cvs(&["umount", "mnt/portrait"]);
-    stage.check("the mountpoint is empty", files(demo).is_empty());
+    stage.heading("What it wrote stays with the version");
     stage.cvs(&["mount", "portrait", "mnt/portrait"]);
-    stage.check("the picture is there again, byte for byte", read(&demo.join(OUTPUT)) == picture);
+    stage.check(&format!("{OUTPUT} is there, byte for byte"), read(&demo.join(OUTPUT)) == picture);
 }
 
 fn clone_and_change(stage: &mut Stage, world: &World, demo: &Path, next: &Path) {
