@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use cvs_tests::{CvsCommand, Output, Png, wait_until};
+use cvs_tests::{CvsCommand, Output, Png, Response, wait_until};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
@@ -274,6 +274,14 @@ fn places(handler: &Handler, saved: &str) {
     let output = handler.cvs(&["-w", &url]).env("OUTPUT_MODE", "base64").ok();
     assert_eq!(output.json()["outputs"][0]["size"], answer["outputs"][0]["size"]);
 
+    // A picture is the workflow that it was made by.
+    let (_, dir, files) = handler.only_run("two");
+    let saved_picture = dir.join(&files[0]);
+    let again = handler.cvs(&["-w", saved_picture.to_str().unwrap(), "--json", "-o", "again"]).ok().json();
+    assert_eq!(again["workflow"]["1"]["inputs"]["color"], 1);
+
+    buckets(handler, saved);
+
     let output = handler.cvs(&[]).code(1);
     assert!(output.stderr.contains("v has no workflow of its own"), "{}", output.stderr);
     // A spec's own: beside the spec, in the version, or in itself.
@@ -291,6 +299,36 @@ fn places(handler: &Handler, saved: &str) {
     fs::write(&path, spec.to_string()).unwrap();
     let output = handler.cvs(&[]).code(1);
     assert!(output.stderr.contains("the workflow of v is neither"), "{}", output.stderr);
+}
+
+/// A bucket gets the outputs, and the record behind them; what was collected on the way is gone.
+fn buckets(handler: &Handler, saved: &str) {
+    let web = &handler.runs.world.web;
+    web.route("/bucket/", |request| match request.header("authorization") {
+        Some(text) if text.contains("Credential=the-key/") => Response::new(200, "").header("ETag", "\"e\""),
+        _ => Response::new(403, "<Error><Code>AccessDenied</Code></Error>"),
+    });
+    let run = |key: &str| {
+        handler
+            .cvs(&["-w", saved, "-o", "s3://bucket/pictures"])
+            .env("AWS_ENDPOINT_URL", web.url(""))
+            .env("AWS_ACCESS_KEY_ID", key)
+            .env("AWS_SECRET_ACCESS_KEY", "secret")
+            .env("AWS_REGION", "us-east-1")
+    };
+    let output = run("the-key").ok();
+    let put: Vec<String> =
+        web.requests().iter().filter(|r| r.method == "PUT").map(|r| r.path.clone()).collect();
+    let [picture, record] = put.as_slice() else { panic!("{put:?}") };
+    let run_name = record.strip_prefix("/bucket/pictures/v/").and_then(|rest| rest.strip_suffix("/run.json"));
+    assert_eq!(lines(&output), [format!("s3:/{picture}")]);
+    assert!(picture.contains(run_name.expect("a run's record")), "{picture}");
+    let output = run("another-key").code(1);
+    assert!(output.stderr.contains("cannot write s3://bucket/pictures/v/"), "{}", output.stderr);
+    assert!(output.stderr.contains("AccessDenied"), "{}", output.stderr);
+    assert_eq!(names(&handler.runs.world.env.home().join("run/tmp")), Vec::<String>::new());
+    let output = handler.cvs(&["-w", saved, "-o", "gcs"]).code(2);
+    assert!(output.stderr.contains("GCS_BUCKET"), "{}", output.stderr);
 }
 
 #[test]

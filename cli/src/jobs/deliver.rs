@@ -1,18 +1,19 @@
 //! Where outputs go: a directory, the answer itself, or a bucket.
 //!
-//! A run's directory appears whole. It is `.RUN.partial` while files come in, and gets its name when all are there; of
-//! a run that failed, `run.json` alone is left. In a bucket, `run.json` is written last.
+//! A run's directory appears whole. It is `.RUN.partial` while files come in, with `run.json` locked in it, and gets its
+//! name when all are there; of a run that failed, `run.json` alone is left. In a bucket, `run.json` is written last.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use cvs_versions::bucket::Bucket;
 use cvs_versions::comfy::{self, Client, ClientError, Collected, JobError, OutputFile, Outputs};
 
-use super::record::hex;
+use super::record::{BUCKET, hex};
 use super::{JobsError, OutputRecord, RunRecord};
 use crate::context::Context;
 use crate::error::CliError;
@@ -20,6 +21,8 @@ use crate::progress::Unit;
 
 /// What is written down about a run.
 const RECORD: &str = "run.json";
+/// What is younger than this may not be locked yet.
+const YOUNG: Duration = Duration::from_secs(60);
 
 /// Where outputs are to go.
 pub(crate) enum Destination {
@@ -71,14 +74,17 @@ impl Destination {
             Self::Directory(base) => Some(base.clone()),
             Self::Bucket(..) => Some(context.store()?.home().join("run/tmp")),
         };
-        let Some(base) = directory else { return Ok(Delivery { to: self, partial: None }) };
+        let Some(base) = directory else { return Ok(Delivery { to: self, partial: None, _held: None }) };
         fs::create_dir_all(&base).map_err(JobsError::io("make", &base))?;
+        sweep(&base);
         let partial = base.join(format!(".{}.partial", record.run));
         fs::create_dir(&partial).map_err(JobsError::io("make", &partial))?;
         // The name is taken, should a node have made a file that is called the same.
         let record = partial.join(RECORD);
-        fs::write(&record, "").map_err(JobsError::io("write", &record))?;
-        Ok(Delivery { to: self, partial: Some(partial) })
+        let held = File::create_new(&record).map_err(JobsError::io("create", &record))?;
+        // Where there are no locks, nobody sweeps either.
+        let _ = held.try_lock();
+        Ok(Delivery { to: self, partial: Some(partial), _held: Some(held) })
     }
 }
 
@@ -86,6 +92,8 @@ impl Destination {
 pub(crate) struct Delivery<'a> {
     to: &'a Destination,
     partial: Option<PathBuf>,
+    /// The record, locked: the directory is in somebody's hands.
+    _held: Option<File>,
 }
 
 impl Delivery<'_> {
@@ -139,6 +147,10 @@ impl Delivery<'_> {
         let kept = Kept(partial);
         match self.to {
             Destination::Inline => Ok(Vec::new()),
+            // Where nothing could be written, the record cannot either.
+            Destination::Bucket(..) if record.error.as_ref().is_some_and(|e| e.kind == BUCKET) => {
+                Ok(Vec::new())
+            }
             Destination::Bucket(bucket, below) => {
                 bucket.put(&format!("{below}/{}/{RECORD}", record.run), record.text().into_bytes())?;
                 Ok(record.outputs.iter().filter_map(|output| output.url.clone()).collect())
@@ -193,6 +205,25 @@ impl Drop for Kept {
     }
 }
 
+/// Takes away what commands have left that were killed: directories whose record nobody holds. A young one may not be
+/// held yet.
+fn sweep(base: &Path) {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_partial =
+            name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".partial"));
+        let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+        if is_partial
+            && age().is_some_and(|age| age >= YOUNG)
+            && File::open(entry.path().join(RECORD)).is_ok_and(|record| record.try_lock().is_ok())
+        {
+            tracing::info!(path = %entry.path().display(), "left by a command that was killed, and removed");
+            // It is in nobody's way; the next one tries again.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// The error of a download; that a listed file is not there is one of the job.
 fn missing_or(error: ClientError, output: &OutputFile) -> JobsError {
     match error {
@@ -214,5 +245,38 @@ fn describe(file: &OutputFile, name: String, fetched: &comfy::Fetched) -> Output
         sha256: hex(&fetched.sha256),
         url: None,
         data: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn only_what_the_dead_have_left_is_swept() {
+        let base = tempfile::tempdir().unwrap();
+        let old = SystemTime::now() - 2 * YOUNG;
+        let make = |name: &str, old_enough: bool| {
+            let dir = base.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            let record = File::create(dir.join(RECORD)).unwrap();
+            if old_enough {
+                File::open(&dir).unwrap().set_modified(old).unwrap();
+            }
+            record
+        };
+        let held = make(".held.partial", true);
+        held.try_lock().unwrap();
+        make(".left.partial", true);
+        make(".young.partial", false);
+        make("20260101-000000-abcd", true);
+        fs::create_dir(base.path().join(".no-record.partial")).unwrap();
+        sweep(base.path());
+        let mut names: Vec<_> =
+            fs::read_dir(base.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".held.partial", ".no-record.partial", ".young.partial", "20260101-000000-abcd"]);
     }
 }

@@ -177,7 +177,7 @@ fn digest(path: &Path) -> Result<(u64, String), CliError> {
 }
 
 /// An address without what signs it or names a person.
-fn without_secrets(source: &str) -> String {
+pub(super) fn without_secrets(source: &str) -> String {
     match web_address(source) {
         Some(mut url) => {
             url.set_query(None);

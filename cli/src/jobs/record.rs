@@ -14,6 +14,9 @@ use super::JobsError;
 /// The shape of `run.json`.
 const SCHEMA: u32 = 1;
 
+/// The kind of a failure to write into a bucket.
+pub(super) const BUCKET: &str = "bucket";
+
 /// One run.
 #[derive(Debug, Serialize)]
 pub(crate) struct RunRecord {
@@ -180,7 +183,11 @@ impl Failure {
         let message = crate::error::chain(error);
         let plain = |kind| Self { kind, message: message.clone(), ..Self::default() };
         let JobsError::Job(job) = error else {
-            return plain(if error.is_interrupted() { "cancelled" } else { "outputs" });
+            return plain(match error {
+                _ if error.is_interrupted() => "cancelled",
+                JobsError::Bucket(_) => BUCKET,
+                _ => "outputs",
+            });
         };
         match &**job {
             JobError::Failed(failure) => Self {

@@ -9,6 +9,7 @@ use cvs_versions::workflow::{Document, Note, ObjectInfo, Prompt};
 use serde_json::Value;
 
 use super::JobsError;
+use super::inputs::without_secrets;
 use crate::context::Context;
 use crate::error::CliError;
 
@@ -34,14 +35,14 @@ impl Source {
     /// What `--workflow` names: a file, an address, or `-`.
     pub(crate) fn named(context: &Context, name: &str) -> Result<Self, CliError> {
         if name == "-" {
-            let mut text = String::new();
-            std::io::stdin().take(LIMIT).read_to_string(&mut text).map_err(CliError::Stdin)?;
-            return Self::parse("standard input", &text);
+            let mut bytes = Vec::new();
+            std::io::stdin().take(LIMIT).read_to_end(&mut bytes).map_err(CliError::Stdin)?;
+            return Self::read("standard input", &bytes);
         }
         if let Some(url) = web_address(name) {
             let mut bytes = Vec::new();
             fetch(&url, &mut bytes, LIMIT, context.cancel()).map_err(JobsError::from)?;
-            return Self::parse(name, &String::from_utf8_lossy(&bytes));
+            return Self::read(&without_secrets(name), &bytes);
         }
         Self::file(Path::new(name))
     }
@@ -75,13 +76,13 @@ impl Source {
     }
 
     fn file(path: &Path) -> Result<Self, CliError> {
-        let text = std::fs::read(path).map_err(JobsError::io("read", path))?;
-        Self::parse(&path.display().to_string(), &String::from_utf8_lossy(&text))
+        let bytes = std::fs::read(path).map_err(JobsError::io("read", path))?;
+        Self::read(&path.display().to_string(), &bytes)
     }
 
-    fn parse(name: &str, text: &str) -> Result<Self, CliError> {
+    fn read(name: &str, bytes: &[u8]) -> Result<Self, CliError> {
         let name = name.to_owned();
-        match Document::parse(text) {
+        match Document::read(bytes) {
             Ok(document) => Ok(Self { name, document }),
             Err(source) => Err(JobsError::Workflow { name, source: source.into() }.into()),
         }

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::error::WorkflowError;
 use super::graph::Graph;
+use super::png;
 use super::prompt::{Prompt, describe};
 
 /// A workflow as it was read.
@@ -19,6 +20,21 @@ pub enum Document {
 const WRAPPERS: [&str; 4] = ["input", "prompt", "output", "workflow"];
 
 impl Document {
+    /// Reads a file: a text, or a picture that ComfyUI has saved, which holds what it was made by.
+    pub fn read(bytes: &[u8]) -> Result<Self, WorkflowError> {
+        let Some(texts) = png::texts(bytes) else { return Self::parse(&String::from_utf8_lossy(bytes)) };
+        let text = |key: &str| texts.iter().find(|(name, _)| name == key).map(|(_, text)| text);
+        // The prompt is exactly what ran; where it is not JSON (Python writes NaN), the document of the editor is.
+        match (text("prompt").map(|text| Self::parse(text)), text("workflow")) {
+            (Some(Ok(document)), _) => Ok(document),
+            (_, Some(workflow)) => Self::parse(workflow),
+            (Some(failed), None) => failed,
+            (None, None) => {
+                Err(WorkflowError::Unrecognised { found: "a PNG that holds no workflow".to_owned() })
+            }
+        }
+    }
+
     /// Reads a text.
     pub fn parse(text: &str) -> Result<Self, WorkflowError> {
         Self::from_value(json(text)?)

@@ -14,6 +14,7 @@ mod files;
 mod frames;
 mod graph;
 mod info;
+mod png;
 mod prompt;
 mod resolve;
 mod widgets;

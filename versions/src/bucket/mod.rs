@@ -15,8 +15,8 @@ use object_store::aws::AmazonS3Builder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, ClientOptions, ObjectStore, PutMultipartOptions, PutOptions, PutPayload,
-    RetryConfig, WriteMultipart,
+    Attribute, Attributes, ClientOptions, HeaderValue, ObjectStore, PutMultipartOptions, PutOptions,
+    PutPayload, RetryConfig, WriteMultipart,
 };
 
 use crate::runtime::runtime;
@@ -27,6 +27,8 @@ const PART: usize = 8 << 20;
 const PARTS: usize = 4;
 /// Transient failures are tried again for so long.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one request, which carries one part at most, may take.
+const REQUEST: Duration = Duration::from_secs(300);
 
 /// Why something did not get into a bucket.
 #[derive(Debug, thiserror::Error)]
@@ -98,29 +100,13 @@ impl Bucket {
         let wrong = || BucketError::Address { address: address.to_owned() };
         let (scheme, name, prefix) = divide(address).ok_or_else(wrong)?;
         let prefix = Path::parse(prefix.trim_matches('/')).map_err(|_| wrong())?;
-        let retry = RetryConfig { retry_timeout: PATIENCE, ..RetryConfig::default() };
-        // The usual addresses are https. One that is not was written into the environment by the person.
-        let client = ClientOptions::new()
-            .with_allow_http(true)
-            .with_user_agent(http_agent())
-            .with_timeout(Duration::from_secs(300));
-        let built: Result<Box<dyn ObjectStore>, _> = match scheme {
-            "s3" => AmazonS3Builder::from_env()
-                .with_bucket_name(name)
-                .with_client_options(client)
-                .with_retry(retry)
-                .build()
-                .map(|store| Box::new(store) as _),
-            _ => GoogleCloudStorageBuilder::from_env()
-                .with_bucket_name(name)
-                .with_client_options(client)
-                .with_retry(retry)
-                .build()
-                .map(|store| Box::new(store) as _),
+        let store = match scheme {
+            "s3" => amazon(AmazonS3Builder::from_env().with_bucket_name(name)),
+            _ => google(GoogleCloudStorageBuilder::from_env().with_bucket_name(name)),
         };
         let root = format!("{scheme}://{name}");
         let store =
-            built.map_err(|error| BucketError::Settings { address: root.clone(), detail: words(&error) })?;
+            store.map_err(|error| BucketError::Settings { address: root.clone(), detail: words(&error) })?;
         Ok(Self { store, root, prefix })
     }
 
@@ -201,8 +187,24 @@ impl std::fmt::Display for Bucket {
     }
 }
 
-fn http_agent() -> object_store::HeaderValue {
-    object_store::HeaderValue::from_static(concat!("cvs/", env!("CARGO_PKG_VERSION")))
+fn amazon(builder: AmazonS3Builder) -> object_store::Result<Box<dyn ObjectStore>> {
+    Ok(Box::new(builder.with_client_options(client()).with_retry(retry()).build()?))
+}
+
+fn google(builder: GoogleCloudStorageBuilder) -> object_store::Result<Box<dyn ObjectStore>> {
+    Ok(Box::new(builder.with_client_options(client()).with_retry(retry()).build()?))
+}
+
+fn client() -> ClientOptions {
+    // The usual addresses are https. One that is not was written into the environment by the person.
+    ClientOptions::new()
+        .with_allow_http(true)
+        .with_user_agent(HeaderValue::from_static(concat!("cvs/", env!("CARGO_PKG_VERSION"))))
+        .with_timeout(REQUEST)
+}
+
+fn retry() -> RetryConfig {
+    RetryConfig { retry_timeout: PATIENCE, ..RetryConfig::default() }
 }
 
 /// The next bytes of a file, as many as go into one part.
@@ -246,19 +248,4 @@ fn words(error: &object_store::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::divide;
-
-    #[test]
-    fn addresses_are_divided() {
-        for (address, parts) in [
-            ("s3://bucket", Some(("s3", "bucket", ""))),
-            ("gs://b/a/c/", Some(("gs", "b", "a/c/"))),
-            ("s3:///x", None),
-            ("http://b/x", None),
-            ("bucket/x", None),
-        ] {
-            assert_eq!(divide(address), parts, "{address}");
-        }
-    }
-}
+mod tests;
