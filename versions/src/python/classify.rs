@@ -51,6 +51,9 @@ pub(super) fn failure(operation: &'static str, said: &str) -> PythonError {
     if is_denied(&reason) {
         return PythonError::Denied { reason: causes(&reason) };
     }
+    if reason.contains("Git operation failed") {
+        return PythonError::Unreachable { reason: causes(&reason) };
+    }
     if let Some(package) = failed_build(&reason) {
         return PythonError::BuildFailed { package, tail: text::tail(&reason) };
     }
@@ -116,4 +119,71 @@ fn between(text: &str, start: &str, end: &str) -> Option<String> {
 fn after(text: &str, mark: &str) -> String {
     let rest = text.split_once(mark).map_or("", |(_, rest)| rest);
     rest.split_whitespace().next().unwrap_or("nothing").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What uv 0.13 prints, and what we say of it.
+    #[test]
+    fn what_uv_prints_is_understood() {
+        for (said, expected) in [
+            (
+                "Resolved 3 packages in 2ms\nerror: Failed to download `alpha==1.0`\n  cause: Hash mismatch for `alpha==1.0`\n\n         \
+                 Expected:\n           sha256:00\n\n         Computed:\n           sha256:11\n",
+                "alpha==1.0 is not what was locked: expected sha256:00, found sha256:11",
+            ),
+            (
+                "error: Failed to download `alpha==1.0`\n  cause: Size mismatch for `alpha==1.0`: expected 925 bytes, but downloaded 1091 bytes",
+                "alpha==1.0 is not what was locked: expected 925 bytes, found 1091 bytes",
+            ),
+            (
+                "error: Request failed after 3 retries in 6.8s\n  cause: Failed to fetch: http://h/simple/scipy/\n  cause: tcp connect error",
+                "Python packages cannot be fetched: Request failed after 3 retries in 6.8s: Failed to fetch: http://h/simple/scipy/: \
+                 tcp connect error",
+            ),
+            (
+                "error: No solution found when resolving dependencies\n  cause: Because scipy was not found in the cache and you require \
+                 scipy, we can conclude that your requirements are unsatisfiable.\n\nhint: Packages were unavailable because the network was \
+                 disabled.",
+                "offline, and not in uv's cache or the given wheels: Because scipy was not found in the cache and you require scipy, we can \
+                 conclude that your requirements are unsatisfiable.",
+            ),
+            (
+                "error: Failed to install: alpha-1.0-py3-none-any.whl\n  cause: No space left on device (os error 28)",
+                "no space left while uv worked: No space left on device (os error 28)",
+            ),
+            (
+                "error: Failed to download and build `broken==1.0`\n  cause: The build backend returned an error\n  cause: boom",
+                "broken==1.0 has no wheel for this interpreter, and building it failed:\nFailed to download and build `broken==1.0`\n  cause: \
+                 The build backend returned an error\n  cause: boom",
+            ),
+            (
+                "error: Failed to download and build `x @ git+https://h/x`\n  cause: Git operation failed\n  cause: Could not resolve host: h",
+                "Python packages cannot be fetched: Failed to download and build `x @ git+https://h/x`: Git operation failed: Could not \
+                 resolve host: h",
+            ),
+            ("warning: x\nerror: something new\n  cause: y", "uv could not work: something new\n  cause: y"),
+            ("", "uv could not work: "),
+        ] {
+            assert_eq!(failure("work", said).to_string(), expected, "{said}");
+        }
+    }
+
+    #[test]
+    fn only_a_conflict_is_one() {
+        let conflict = "error: No solution found when resolving dependencies\n  cause: Because you require numpy<2 and numpy>=2.1, we can \
+                        conclude that your requirements are unsatisfiable.";
+        match resolution(conflict, &Names::new()) {
+            Unresolved::Conflict(explanation) => assert_eq!(
+                explanation,
+                "Because you require numpy<2 and numpy>=2.1, we can conclude that your requirements are unsatisfiable."
+            ),
+            Unresolved::Failed(error) => panic!("{error}"),
+        }
+        let denied = "error: No solution found when resolving dependencies\n  cause: Because alpha was not found in the package registry.\n\n\
+                      hint: could not be queried due to a lack of valid authentication credentials (401 Unauthorized)";
+        assert!(matches!(resolution(denied, &Names::new()), Unresolved::Failed(PythonError::Denied { .. })));
+    }
 }

@@ -93,8 +93,8 @@ pub enum PythonError {
         /// The name of its wheel.
         file: String,
     },
-    /// A package index did not answer.
-    #[error("the package index cannot be reached: {reason}")]
+    /// A package index, or another server that packages come from, did not answer.
+    #[error("Python packages cannot be fetched: {reason}")]
     Unreachable {
         /// What uv says of it.
         reason: String,
