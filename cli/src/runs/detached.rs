@@ -39,7 +39,6 @@ enum Word {
     Failed { message: String, hint: Option<String>, exit: u8 },
 }
 
-#[allow(dead_code)]
 /// A running version.
 pub(crate) struct Running {
     /// What is known of it.
@@ -50,7 +49,6 @@ pub(crate) struct Running {
     tie: Option<(Child, ChildStdin)>,
 }
 
-#[allow(dead_code)]
 impl Running {
     /// Where it answers.
     pub(crate) fn url(&self) -> &str {
@@ -78,7 +76,6 @@ pub(crate) enum Keep {
     Tied,
 }
 
-#[allow(dead_code)]
 /// A running server of the version: the one that runs, or a new one. One that runs is taken as it is, whatever it was
 /// started for, if it shows this view.
 pub(crate) fn acquire(

@@ -34,7 +34,6 @@ pub(crate) enum RunsError {
         /// Where.
         mountpoint: PathBuf,
     },
-    #[allow(dead_code)]
     /// A server of the version is kept warm, with the view of an older lock.
     #[error("{version} runs with an older lock")]
     OldRun {

@@ -24,17 +24,14 @@ mod stop;
 mod supervise;
 
 pub(crate) use detached::{
-    Keep, check_free, leave_session, log_path, say_failed, say_ready, start, stop_with_starter,
+    Keep, Running, acquire, check_free, leave_session, log_path, say_failed, say_ready, start,
+    stop_with_starter,
 };
-#[allow(unused_imports)]
-pub(crate) use detached::{Running, acquire};
 pub(crate) use error::RunsError;
 pub(crate) use interpreter::interpreter;
 pub(crate) use interrupts::Interrupts;
 pub(crate) use notify::ready as notify_ready;
 pub(crate) use options::{DEFAULT_HOST, DEFAULT_PORT, RunOptions};
-#[allow(unused_imports)]
-pub(crate) use place::{Place, PlaceArgs};
 pub(crate) use record::{Found, Phase, Record, Records, Role, name_of};
 pub(crate) use status::{RunState, RunStatus, all};
 pub(crate) use stop::{Stopped, stop};
