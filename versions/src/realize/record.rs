@@ -239,7 +239,7 @@ impl Records {
         // Only a word for whoever is refused; that it cannot be written harms nobody.
         let _ = file.set_len(0).and_then(|()| file.rewind());
         let _ = writeln!(file, "{}", std::process::id());
-        Ok(RealizationHold { _file: file })
+        Ok(RealizationHold { file })
     }
 }
 
@@ -247,7 +247,14 @@ impl Records {
 /// it, whatever that end was.
 #[derive(Debug)]
 pub struct RealizationHold {
-    _file: File,
+    file: File,
+}
+
+impl Drop for RealizationHold {
+    fn drop(&mut self) {
+        // Closing would not do while a child that another thread is just starting still has the descriptor.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 /// What keeps objects alive besides leases: the locks of all specs, and all realizations.
