@@ -120,6 +120,14 @@ pub(crate) enum CliError {
     /// The working directory, where relative paths start.
     #[error("cannot tell the working directory: {0}")]
     WorkingDirectory(#[source] io::Error),
+    /// A program could not be kept from writing into the store, or not be started.
+    #[error("cannot start {}: {source}", program.display())]
+    Confined {
+        /// The program.
+        program: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The person's answer.
     #[error("cannot read the answer: {0}")]
     Stdin(#[source] io::Error),
@@ -153,6 +161,7 @@ impl CliError {
             | Self::NoHome
             | Self::WorkingDirectory(_)
             | Self::Signals(_)
+            | Self::Confined { .. }
             | Self::Stdin(_)
             | Self::Stdout(_) => Exit::Failed,
         }
@@ -178,6 +187,7 @@ impl CliError {
             Self::Usage(_)
             | Self::WorkingDirectory(_)
             | Self::Signals(_)
+            | Self::Confined { .. }
             | Self::Stdin(_)
             | Self::Stdout(_)
             | Self::Interrupted => None,

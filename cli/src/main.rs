@@ -7,6 +7,7 @@ mod activity;
 mod args;
 mod commands;
 mod config;
+mod confine;
 mod context;
 mod error;
 mod format;

@@ -2,6 +2,7 @@
 
 mod clone;
 mod completions;
+mod confine;
 mod create;
 mod debug;
 mod delete;
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     #[command(hide = true)]
+    Confine(confine::ConfineArgs),
+    #[command(hide = true)]
     Debug(debug::DebugArgs),
     #[command(hide = true)]
     Reference(reference::ReferenceArgs),
@@ -87,6 +90,7 @@ impl Command {
             Self::Stop(args) => stop::run(context, &args),
             Self::Restart(args) => restart::run(context, &args),
             Self::Systemd(args) => systemd::run(context, &args),
+            Self::Confine(args) => confine::run(context, &args),
             Self::Debug(args) => debug::run(context, &args),
             Self::Gc(args) => gc::run(context, &args),
             Self::Fsck(args) => fsck::run(context, &args),

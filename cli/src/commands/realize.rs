@@ -73,7 +73,7 @@ pub(crate) fn run(context: &Context, args: &RealizeArgs) -> Result<Exit, CliErro
     let events = |event: Event<'_>| activity.hear(event);
     let options = RealizeOptions {
         force: args.force,
-        copy_models: args.copy_models,
+        copy_models: Some(args.copy_models),
         dry_run: args.dry_run,
         events: &events,
         cancel: context.cancel(),

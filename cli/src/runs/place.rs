@@ -5,6 +5,7 @@
 //! `CVS_HOME/realized/ID`, which stays; `NAME~ephemeral` beside it is for one run. Whoever opens a place holds the run's
 //! lock, so that what is found there was left behind by somebody who died.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -20,6 +21,7 @@ use nix::unistd::Pid;
 use super::RunsError;
 use super::record::{Role, name_of};
 use crate::activity::Activity;
+use crate::confine;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::machine;
@@ -61,6 +63,8 @@ pub(crate) struct Place {
     kind: Kind,
     workspace: Workspace,
     open: bool,
+    /// Programs can reach the store through links, and have to be kept from writing there.
+    linked: bool,
 }
 
 impl Place {
@@ -76,9 +80,15 @@ impl Place {
         let id = &ready.spec.version_id;
         let mountpoint = mountpoint(store, id.as_str(), how.role);
         clear(store, &mountpoint)?;
-        let make = |root, kind| Self { root, kind, workspace: workspace.clone(), open: true };
+        let make = |root, kind| Self { root, kind, workspace: workspace.clone(), open: true, linked: false };
+        let plain = || {
+            let (root, kind, linked) = realize(context, ready, how, cancel)?;
+            let mut place = make(root, kind);
+            place.linked = linked && must_be_confined(context);
+            Ok(place)
+        };
         if how.no_fuse {
-            return realize(context, ready, how, cancel).map(|(root, kind)| make(root, kind));
+            return plain();
         }
         if !how.ephemeral {
             let overlay = workspace.overlay_dir(id);
@@ -95,7 +105,7 @@ impl Place {
         }
         if let Err(reason) = machine::can_mount() {
             context.output().note(&format!("{id} is run from plain files: {reason}"));
-            return realize(context, ready, how, cancel).map(|(root, kind)| make(root, kind));
+            return plain();
         }
         let place = make(mounts::prepare(&mountpoint, |_| ())?, Kind::Private);
         Daemon {
@@ -113,6 +123,15 @@ impl Place {
         }
         .start()?;
         Ok(place)
+    }
+
+    /// What has to stand before the command line of a program that runs here.
+    pub(crate) fn wrapper(&self) -> Result<Vec<OsString>, CliError> {
+        if !self.linked {
+            return Ok(Vec::new());
+        }
+        let objects = self.workspace.store().home().join("objects");
+        Ok(confine::wrapper(&objects).map_err(RunsError::io("find", "the program itself"))?)
     }
 
     /// The directory of main.py.
@@ -161,7 +180,7 @@ fn realize(
     ready: &Ready,
     how: &PlaceArgs,
     cancel: &AtomicBool,
-) -> Result<(PathBuf, Kind), CliError> {
+) -> Result<(PathBuf, Kind, bool), CliError> {
     let workspace = context.workspace()?;
     let id = &ready.spec.version_id;
     let target = match how.ephemeral {
@@ -176,11 +195,25 @@ fn realize(
     let options = RealizeOptions { events: &events, cancel, ..RealizeOptions::default() };
     // The same rules for specs as when the lock was brought up to date.
     let reader = workspace.clone().reading(ReadOptions { lenient: how.lenient });
-    let report = reader.realize(ready, Some(&target), &options)?;
+    let (report, hold) = reader.realize_held(ready, Some(&target), &options)?;
     drop(activity);
-    let hold = workspace.hold_realization(&report.target)?;
     let kind = if how.ephemeral { Kind::Scratch(Some(hold)) } else { Kind::Realized(hold) };
-    Ok((report.target, kind))
+    Ok((report.target, kind, report.has_links))
+}
+
+/// True when programs would be able to write into models through their links, and can be kept from it.
+fn must_be_confined(context: &Context) -> bool {
+    if !confine::is_needed() {
+        return false;
+    }
+    if !confine::is_possible() {
+        context.output().warning(
+            "this kernel cannot keep programs from writing into models through their links; \
+             `cvs realize --copy-models` makes copies, `cvs validate --target` tells what was written to",
+        );
+        return false;
+    }
+    true
 }
 
 /// Where a version is realized for one run.

@@ -2,7 +2,7 @@
 //! begun is ended and taken down, in the opposite order; only a crash later on leaves a record, which says so.
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, SystemTime};
 
@@ -186,7 +186,7 @@ impl<'a> Run<'a> {
         })?;
         let place = Place::open(self.context, self.ready, &args, interrupts.stop())?;
         self.update(|record| record.root = Some(place.root().to_owned()))?;
-        let result = self.launch(place.root(), &options, interrupts, work);
+        let result = self.launch(&place, &options, interrupts, work);
         let record = self.record.borrow().clone();
         let stragglers = processes::end(record.comfy.as_ref(), &record.tag, Duration::ZERO);
         if stragglers > 0 {
@@ -198,7 +198,7 @@ impl<'a> Run<'a> {
 
     fn launch<T>(
         &self,
-        root: &Path,
+        place: &Place,
         options: &RunOptions,
         interrupts: &Interrupts,
         work: impl FnOnce(&Launch<'_>, &dyn Fn(u32)) -> Result<T, CliError>,
@@ -207,6 +207,8 @@ impl<'a> Run<'a> {
             return Err(CliError::Interrupted);
         }
         let spec = &self.ready.spec;
+        let root = place.root();
+        let wrapper = place.wrapper()?;
         let python = interpreter::interpreter(root, spec)?;
         let env = self.environment();
         let flags = flags_of(self.context.store()?, &self.ready.lock, &python, root, &env)?;
@@ -216,6 +218,7 @@ impl<'a> Run<'a> {
         let launch = Launch {
             root,
             python: &python,
+            wrapper: &wrapper,
             host: &options.host,
             port: options.port,
             args: &args,

@@ -1,5 +1,6 @@
 //! Starting a ComfyUI: arguments and environment, the wait until it answers, and the reason when it does not.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -56,6 +57,9 @@ pub struct Launch<'a> {
     pub root: &'a Path,
     /// The interpreter.
     pub python: &'a Path,
+    /// A program, and its arguments, that is started with the rest of the command line behind them, and becomes the
+    /// interpreter; nothing for the interpreter itself.
+    pub wrapper: &'a [OsString],
     /// Where it listens: a name or an address, or several with commas.
     pub host: &'a str,
     /// The port; 0 for a free one.
@@ -173,7 +177,7 @@ impl Launch<'_> {
             .map_err(RunError::io("ask", PathBuf::from(format!("{base_url}/system_stats"))))
     }
 
-    fn directory_arguments(&self) -> Result<Vec<std::ffi::OsString>, RunError> {
+    fn directory_arguments(&self) -> Result<Vec<OsString>, RunError> {
         let mut arguments = Vec::new();
         for (what, flag, directory) in self.directories.each() {
             let Some(directory) = directory else { continue };
@@ -188,15 +192,16 @@ impl Launch<'_> {
         Ok(arguments)
     }
 
-    fn spawn(&self, arguments: &[std::ffi::OsString]) -> Result<Begun, RunError> {
+    fn spawn(&self, arguments: &[OsString]) -> Result<Begun, RunError> {
         if let Some(directory) = self.log.parent() {
             fs::create_dir_all(directory).map_err(RunError::io("create", directory))?;
         }
         let log = OpenOptions::new().create(true).append(true).open(self.log);
         let log = log.map_err(RunError::io("open", self.log))?;
         let log_start = log.metadata().map_err(RunError::io("read", self.log))?.len();
-        let mut command = Command::new(self.python);
-        command.arg("main.py").args(self.args).args(arguments).current_dir(self.root);
+        let mut line = self.wrapper.iter().map(OsString::as_os_str).chain([self.python.as_os_str()]);
+        let mut command = Command::new(line.next().unwrap_or_default());
+        command.args(line).arg("main.py").args(self.args).args(arguments).current_dir(self.root);
         environment(&mut command, self.python, self.root, self.env);
         command.stdin(Stdio::null());
         command.stdout(log.try_clone().map_err(RunError::io("open", self.log))?).stderr(log);

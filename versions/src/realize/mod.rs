@@ -26,7 +26,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use cvs_store::{LeaseKind, ManifestId, RelPath, Store, ViewId};
+use cvs_store::{Lease, LeaseKind, ManifestId, RelPath, Store, ViewId};
 use serde::Serialize;
 
 pub use self::check::{CheckOptions, DamagedModel, TargetReport};
@@ -51,8 +51,8 @@ static NEVER: AtomicBool = AtomicBool::new(false);
 pub struct RealizeOptions<'a> {
     /// Makes everything as the version has it: what differs is set aside, also where the version did not change.
     pub force: bool,
-    /// Copies models instead of linking to them.
-    pub copy_models: bool,
+    /// Copies models, or links to them. None: as they are in the target, and links where there are none yet.
+    pub copy_models: Option<bool>,
     /// Only says what would be done.
     pub dry_run: bool,
     /// Hears of progress.
@@ -63,7 +63,7 @@ pub struct RealizeOptions<'a> {
 
 impl Default for RealizeOptions<'_> {
     fn default() -> Self {
-        Self { force: false, copy_models: false, dry_run: false, events: &|_| {}, cancel: &NEVER }
+        Self { force: false, copy_models: None, dry_run: false, events: &|_| {}, cancel: &NEVER }
     }
 }
 
@@ -89,6 +89,8 @@ pub struct RealizeReport {
     pub cloned: bool,
     /// Models that were linked to.
     pub linked_models: u64,
+    /// Links into the store lie there.
+    pub has_links: bool,
     /// Files and links that were removed, because the version does not have them any more.
     pub removed: u64,
     /// What differs from the version, and stays.
@@ -150,21 +152,54 @@ impl Workspace {
         options: &RealizeOptions<'_>,
     ) -> Result<RealizeReport, VersionsError> {
         let id = &ready.spec.version_id;
-        let target = resolve(&target.map_or_else(|| self.default_target(id), Path::to_owned))?;
-        check_place(self.store().home(), &target)?;
-        let records = self.records();
+        let target = self.fit_target(id, target)?;
         let _held = match options.dry_run {
             true => None,
-            false => Some(records.hold(&target, true)?),
+            false => Some(self.records().hold(&target, true)?),
         };
+        Ok(self.job(ready, options, target)?.run(false)?.0)
+    }
+
+    /// As [`Self::realize`], for who runs from the target: it stays as it is until the hold is dropped. Several may run
+    /// from one target, as long as nothing is to be changed there.
+    pub fn realize_held(
+        &self,
+        ready: &Ready,
+        target: Option<&Path>,
+        options: &RealizeOptions<'_>,
+    ) -> Result<(RealizeReport, RealizationHold), VersionsError> {
+        let target = self.fit_target(&ready.spec.version_id, target)?;
+        let held = self.records().hold(&target, false)?;
+        if let (report, true) = self.job(ready, options, target.clone())?.run(true)? {
+            return Ok((report, held));
+        }
+        drop(held);
+        let held = self.records().hold(&target, true)?;
+        let (report, _) = self.job(ready, options, target)?.run(false)?;
+        held.share()?;
+        Ok((report, held))
+    }
+
+    fn fit_target(&self, id: &VersionId, target: Option<&Path>) -> Result<PathBuf, RealizeError> {
+        let target = resolve(&target.map_or_else(|| self.default_target(id), Path::to_owned))?;
+        check_place(self.store().home(), &target)?;
+        Ok(target)
+    }
+
+    fn job<'a>(
+        &'a self,
+        ready: &'a Ready,
+        options: &'a RealizeOptions<'a>,
+        target: PathBuf,
+    ) -> Result<Job<'a>, VersionsError> {
+        let id = &ready.spec.version_id;
         let manifests: Vec<ManifestId> = ready.grafts.iter().map(|graft| graft.manifest).collect();
         let label = format!("realize {id}");
         let info = serde_json::json!({ "target": target.to_string_lossy() });
-        let _lease = self.store().lease(LeaseKind::Transaction, &label, &manifests, info)?;
+        let lease = self.store().lease(LeaseKind::Transaction, &label, &manifests, info)?;
         // The lock stood until the lease was taken, so that nothing of it was collected.
         self.confirm(id, &ready.view)?;
-        let job = Job { store: self.store(), records, ready, options, target };
-        Ok(job.run()?)
+        Ok(Job { store: self.store(), records: self.records(), ready, options, target, _lease: lease })
     }
 }
 
@@ -174,21 +209,33 @@ struct Job<'a> {
     ready: &'a Ready,
     options: &'a RealizeOptions<'a>,
     target: PathBuf,
+    _lease: Lease,
 }
 
 impl Job<'_> {
-    fn run(self) -> Result<RealizeReport, RealizeError> {
+    /// What was done, and whether the target is as it must be. Of many who share the target, nobody changes it.
+    fn run(self, shared: bool) -> Result<(RealizeReport, bool), RealizeError> {
         let Self { ready, options, .. } = self;
-        let Situation { mut realization, moved, target } =
-            situation(self.store, self.records, &ready.spec.version_id, &self.target, options.dry_run)?;
+        let Situation { mut realization, moved, target } = situation(
+            self.store,
+            self.records,
+            &ready.spec.version_id,
+            &self.target,
+            options.dry_run || shared,
+        )?;
         let cloned = shares_bytes(self.store, &self.target);
-        let copied_models = options.copy_models || cloned;
+        let before = realization.complete.as_ref().or(realization.writing.last());
+        let before = before.is_some_and(|written| written.copied_models);
+        let copied_models = options.copy_models.unwrap_or(before) || cloned;
         let written = Written::begin(ready.view_id, &ready.grafts, ready.lock.models_manifest, copied_models);
         let as_it_stands = realization.holds(written.view)
             && realization.complete.as_ref().is_some_and(|found| found.copied_models == copied_models);
         let next = Listing::of(self.store, &written)?;
         if as_it_stands && !moved && !options.force {
-            return Ok(self.report(&written, &next, &Steps::default(), cloned));
+            return Ok((self.report(&written, &next, &Steps::default(), cloned), true));
+        }
+        if shared {
+            return Ok((self.report(&written, &next, &Steps::default(), cloned), false));
         }
         let mut base = match &realization.complete {
             Some(complete) => Some(Listing::of(self.store, complete)?),
@@ -213,7 +260,7 @@ impl Job<'_> {
         let steps = planner.plan()?;
         let mut report = self.report(&written, &next, &steps, cloned);
         if options.dry_run {
-            return Ok(report);
+            return Ok((report, false));
         }
         if !steps.in_the_way.is_empty() {
             return Err(RealizeError::InTheWay { path: self.target, changes: steps.in_the_way });
@@ -240,7 +287,7 @@ impl Job<'_> {
         self.mark(&realization)?;
         self.records.write(&realization)?;
         report.unchanged &= as_it_stands;
-        Ok(report)
+        Ok((report, true))
     }
 
     /// The directory, with our mark in it and the steps of its clock known.
@@ -284,6 +331,7 @@ impl Job<'_> {
                 .iter()
                 .filter(|(path, _)| next.get(path).is_some_and(is_file))
                 .count() as u64,
+            has_links: next.iter().any(|(_, node)| matches!(node, Node::File(file) if file.linked)),
             removed: steps.unlink.len() as u64,
             kept: steps.kept.clone(),
             set_aside: steps.aside.clone(),

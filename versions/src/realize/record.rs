@@ -250,6 +250,14 @@ pub struct RealizationHold {
     file: File,
 }
 
+impl RealizationHold {
+    /// Lets others run from the target as well.
+    pub(super) fn share(&self) -> Result<(), RealizeError> {
+        rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockShared)
+            .map_err(|errno| RealizeError::io("lock", "the record of the realization", errno))
+    }
+}
+
 impl Drop for RealizationHold {
     fn drop(&mut self) {
         // Closing would not do while a child that another thread is just starting still has the descriptor.

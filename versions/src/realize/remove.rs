@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::error::RealizeError;
 use super::listing::Listing;
 use super::place::{self, Eye, OWN, Target};
-use super::plan::{Planner, Steps};
+use super::plan::{Planner, Steps, is_bytecode};
 use super::record::{Realization, boot_id};
 use super::write::Writer;
 use super::{mark_path, read_mark, resolve};
@@ -87,6 +87,7 @@ impl Workspace {
             static NEVER: AtomicBool = AtomicBool::new(false);
             let writer = Writer::begin(self.store(), &target, false, &|_| {}, &NEVER)?;
             writer.run(&steps, &path.join(OWN))?;
+            writer.clear_bytecode(&RelPath::root())?;
             self.leave_rest(&path)?;
         }
         self.records().remove(&path)?;
@@ -152,6 +153,7 @@ fn count_files(target: &Target, dir: &RelPath) -> Result<u64, RealizeError> {
     for (path, is_dir) in target.list(dir)? {
         match (is_dir, path.as_bytes() == OWN.as_bytes()) {
             (_, true) => {}
+            _ if is_bytecode(&path) => {}
             (true, _) => files += count_files(target, &path)?,
             (false, _) => files += 1,
         }

@@ -125,22 +125,31 @@ impl<'a> Writer<'a> {
                 Err(Errno::NOTEMPTY | Errno::EXIST) => {}
                 Err(errno) => return Err(self.failed("remove", path, errno)),
             }
-            let inside = self.target.list(path)?;
-            if !inside.iter().all(|(path, is_dir)| *is_dir && is_bytecode(path)) {
+            if !self.clear_bytecode(path)? {
                 return Ok(());
-            }
-            for (cache, _) in &inside {
-                let files = self.target.list(cache)?;
-                if !files.iter().all(|(path, is_dir)| !is_dir && is_bytecode(path)) {
-                    return Ok(());
-                }
-                for (file, _) in &files {
-                    self.unlink(file, AtFlags::empty())?;
-                }
-                self.unlink(cache, AtFlags::REMOVEDIR)?;
             }
         }
         Ok(())
+    }
+
+    /// Removes the bytecode in a directory that holds nothing else. True when nothing is left.
+    pub(super) fn clear_bytecode(&self, path: &RelPath) -> Result<bool, RealizeError> {
+        let mut inside = self.target.list(path)?;
+        inside.retain(|(path, _)| path.as_bytes() != OWN.as_bytes());
+        if !inside.iter().all(|(path, is_dir)| *is_dir && is_bytecode(path)) {
+            return Ok(false);
+        }
+        for (cache, _) in &inside {
+            let files = self.target.list(cache)?;
+            if !files.iter().all(|(path, is_dir)| !is_dir && is_bytecode(path)) {
+                return Ok(false);
+            }
+            for (file, _) in &files {
+                self.unlink(file, AtFlags::empty())?;
+            }
+            self.unlink(cache, AtFlags::REMOVEDIR)?;
+        }
+        Ok(true)
     }
 
     /// A name in `.cvs/tmp` that nobody else uses.

@@ -65,6 +65,7 @@ impl World {
         act(&Launch {
             root: &self.root,
             python: &self.python,
+            wrapper: &[],
             host: given.host,
             port: given.port,
             args: &args,

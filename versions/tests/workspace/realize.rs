@@ -458,13 +458,15 @@ fn models_are_links_or_copies_as_asked() {
     if bench.realized("v").cloned {
         return;
     }
-    let copied = RealizeOptions { copy_models: true, ..RealizeOptions::default() };
+    let copied = RealizeOptions { copy_models: Some(true), ..RealizeOptions::default() };
     let report = bench.realize("v", &copied).unwrap();
     assert_eq!((report.written_files, report.written_bytes), (1, MODEL.len() as u64));
     let path = bench.target("models/vae/m.safetensors");
     assert!(!path.is_symlink());
     assert_eq!(fs::read(&path).unwrap(), MODEL);
-    assert_eq!(bench.realized("v").linked_models, 1);
+    assert!(bench.realized("v").unchanged);
+    let linked = RealizeOptions { copy_models: Some(false), ..RealizeOptions::default() };
+    assert_eq!(bench.realize("v", &linked).unwrap().linked_models, 1);
     assert!(path.is_symlink());
 }
 
