@@ -270,9 +270,9 @@ fn hint_of_versions(error: &VersionsError) -> Option<String> {
                 .to_owned(),
         ),
         VersionsError::Unsteady { .. } => Some("run the command again when the editing is done".to_owned()),
-        VersionsError::Busy { .. } => {
-            Some("unmount it first: `cvs umount`, `cvs mounts` shows where".to_owned())
-        }
+        VersionsError::Busy { .. } => Some(
+            "end it first: `cvs stop` what `cvs ps` shows, `cvs umount` what `cvs mounts` shows".to_owned(),
+        ),
         VersionsError::Io { source, .. } => hint_of_io(source),
         VersionsError::Realize(error) => realize::hint(error),
         VersionsError::Cancelled => Some("run the command again to go on where it stopped".to_owned()),

@@ -236,7 +236,7 @@ fn a_mount_keeps_what_it_needs() {
     ingest(&env, "other", &[("only-here", b"for nobody else")]);
     let dir = mount(&env, "v", "v", &[]);
     let output = env.cvs(["delete", "v"]).code(4);
-    assert!(output.stderr.contains("hint: unmount it first: `cvs umount`"), "{output}");
+    assert!(output.stderr.contains("hint: end it first: `cvs stop`"), "{output}");
     for id in ["v", "other"] {
         fs::rename(env.home().join(format!("versions/{id}.json")), env.path(id)).expect("moving a spec away");
     }

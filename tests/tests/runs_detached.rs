@@ -54,7 +54,8 @@ fn two_versions_run_side_by_side() {
     runs.create("a", &["plain"]);
     runs.cvs(&["clone", "a", "b"]).ok();
     let urls = ["a", "b"].map(|id| {
-        let args = ["run-ui", id, "--port", "0", "--detach", "--temp-dir", "scratch"];
+        let args =
+            ["run-ui", id, "--port", "0", "--detach", "--temp-dir", "scratch", "--user-dir", "settings"];
         runs.cvs(&args).ok().stdout.trim_end().to_owned()
     });
     urls.iter().for_each(|url| assert_answers(url));
@@ -65,6 +66,11 @@ fn two_versions_run_side_by_side() {
         let upper = runs.world.env.home().join("overlays").join(id).join("upper");
         assert!(upper.join("user/comfyui.db").is_file(), "{id}");
     }
+    assert!(runs.world.env.path("settings/default").is_dir());
+    assert!(!runs.world.env.path("settings/comfyui.db").exists());
+    // What runs cannot be deleted.
+    let refused = runs.cvs(&["delete", "b", "--yes"]).code(4);
+    assert!(refused.stderr.contains("hint: end it first: `cvs stop`"), "{refused}");
     let stopped = runs.cvs(&["stop", "--all"]).ok();
     assert_eq!(stopped.stderr, "a has ended\nb has ended\n");
     assert_eq!(runs.cvs(&["stop", "--all"]).ok().stderr, "nothing runs\n");

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use cvs_store::ProcessId;
 use cvs_versions::Ready;
-use cvs_versions::comfy::{Directories, Launch, NodeLoad, RunError, Server, loading};
+use cvs_versions::comfy::{Directories, Flags, Launch, NodeLoad, RunError, Server, loading};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -184,7 +184,10 @@ impl<'a> Run<'a> {
             record.mount = Some(mount);
             record.scratch = options.ephemeral.then_some(scratch);
         })?;
-        let place = Place::open(self.context, self.ready, &args, interrupts.stop())?;
+        let place = Place::open(self.context, self.ready, &args, interrupts.stop());
+        // A daemon that has just begun hears the same Ctrl-C.
+        let place =
+            place.map_err(|error| if interrupts.is_stopped() { CliError::Interrupted } else { error })?;
         self.update(|record| record.root = Some(place.root().to_owned()))?;
         let result = self.launch(&place, &options, interrupts, work);
         let record = self.record.borrow().clone();
@@ -214,7 +217,8 @@ impl<'a> Run<'a> {
         let flags = flags_of(self.context.store()?, &self.ready.lock, &python, root, &env)?;
         let directories = directories(self.ready, options);
         let log = self.record.borrow().log.clone();
-        let args: Vec<String> = spec.args.iter().chain(&options.args).cloned().collect();
+        let mut args: Vec<String> = spec.args.iter().chain(&options.args).cloned().collect();
+        args.extend(own_database(root, &directories, &flags, &args)?);
         let launch = Launch {
             root,
             python: &python,
@@ -298,6 +302,24 @@ fn directories(ready: &Ready, options: &RunOptions) -> Directories {
         // ComfyUI removes its `temp` when it starts: no two versions may share it.
         temp: temp.map(|temp| temp.join(ready.spec.version_id.as_str())),
     }
+}
+
+/// What keeps the database with the version while its user directory is elsewhere: it is migrated forward only, so that
+/// an older version ends at the sight of a newer one's.
+fn own_database(
+    root: &Path,
+    directories: &Directories,
+    flags: &Flags,
+    args: &[String],
+) -> Result<Option<String>, RunsError> {
+    const FLAG: &str = "--database-url";
+    let is_given = args.iter().any(|arg| arg.split('=').next() == Some(FLAG));
+    if directories.user.is_none() || is_given || !flags.knows(FLAG) {
+        return Ok(None);
+    }
+    let own = root.join("user");
+    std::fs::create_dir_all(&own).map_err(RunsError::io("create", &own))?;
+    Ok(own.join("comfyui.db").to_str().map(|path| format!("{FLAG}=sqlite:///{path}")))
 }
 
 /// Ends and takes down what a run has left behind. The caller has its lock.
