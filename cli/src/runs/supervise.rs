@@ -2,7 +2,7 @@
 //! begun is ended and taken down, in the opposite order; only a crash later on leaves a record, which says so.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, SystemTime};
 
