@@ -11,8 +11,9 @@ use std::process::ExitCode;
 
 use cvs_fusefs::MountError;
 use cvs_store::StoreError;
-use cvs_versions::comfy::{ClientError, JobError, RunError};
+use cvs_versions::comfy::RunError;
 use cvs_versions::python::PythonError;
+use cvs_versions::serve::ServeError;
 use cvs_versions::source::SourceError;
 use cvs_versions::spec::VersionId;
 use cvs_versions::{SourceFailure, SpecError, VersionsError};
@@ -88,12 +89,9 @@ pub(crate) enum CliError {
     /// A ComfyUI that did not start, or not stop.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// A call to a ComfyUI.
+    /// Jobs that cannot be taken.
     #[error(transparent)]
-    Client(#[from] ClientError),
-    /// A prompt.
-    #[error(transparent)]
-    Job(#[from] JobError),
+    Serve(#[from] ServeError),
     /// A run of a version.
     #[error(transparent)]
     Runs(#[from] RunsError),
@@ -149,8 +147,7 @@ impl CliError {
             Self::Mount(error) => of_mount(error),
             Self::Mounts(error) => of_mounts(error),
             Self::Run(error) => comfy::of_run(error),
-            Self::Client(error) => comfy::of_client(error),
-            Self::Job(error) => comfy::of_job(error),
+            Self::Serve(error) => comfy::of_serve(error),
             Self::Runs(error) => error.exit(),
             Self::Jobs(error) => error.exit(),
             Self::Usage(_) => Exit::Usage,
@@ -176,8 +173,7 @@ impl CliError {
             Self::Mount(error) => hint_of_mount(error),
             Self::Mounts(error) => hint_of_mounts(error),
             Self::Run(error) => comfy::hint_of_run(error),
-            Self::Client(error) => comfy::hint_of_client(error),
-            Self::Job(error) => comfy::hint_of_job(error),
+            Self::Serve(error) => comfy::hint_of_serve(error),
             Self::Runs(error) => error.hint(),
             Self::Jobs(error) => error.hint(),
             Self::NoHome => Some("name a directory with --home DIR or CVS_HOME".to_owned()),

@@ -22,6 +22,7 @@ mod runs_detached;
 mod runs_faults;
 mod runs_service;
 mod runs_ui;
+mod serve;
 mod story;
 mod support;
 mod unmounting;

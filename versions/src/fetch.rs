@@ -101,6 +101,30 @@ pub fn fetch(
     limit: u64,
     cancel: &AtomicBool,
 ) -> Result<FetchedBytes, FetchError> {
+    let runtime = runtime().map_err(|source| FetchError::Runtime { source })?;
+    runtime.block_on(exchange(url, to, limit, cancel))
+}
+
+/// The same in a limited time; `None` when it is over.
+pub(crate) fn fetch_within(
+    url: &Url,
+    to: &mut dyn Write,
+    limit: u64,
+    patience: Duration,
+    cancel: &AtomicBool,
+) -> Result<Option<FetchedBytes>, FetchError> {
+    let runtime = runtime().map_err(|source| FetchError::Runtime { source })?;
+    let done =
+        runtime.block_on(async { tokio::time::timeout(patience, exchange(url, to, limit, cancel)).await });
+    done.ok().transpose()
+}
+
+async fn exchange(
+    url: &Url,
+    to: &mut dyn Write,
+    limit: u64,
+    cancel: &AtomicBool,
+) -> Result<FetchedBytes, FetchError> {
     let shown = redact_url(url);
     if !matches!(url.scheme(), "http" | "https") {
         return Err(FetchError::Address { address: shown });
@@ -109,26 +133,23 @@ pub fn fetch(
         |error: reqwest::Error| FetchError::Transfer { url: shown.clone(), detail: innermost(&error) };
     let too_large = || FetchError::TooLarge { url: shown.clone(), limit };
     let client = client().map_err(|source| FetchError::Runtime { source })?;
-    let exchange = async {
-        let mut response = patient(client.get(url.clone()).send(), &shown, cancel).await?.map_err(failed)?;
-        if !response.status().is_success() {
-            return Err(FetchError::Status { url: shown.clone(), status: response.status().as_u16() });
-        }
-        if response.content_length().is_some_and(|length| length > limit) {
+    let mut response = patient(client.get(url.clone()).send(), &shown, cancel).await?.map_err(failed)?;
+    if !response.status().is_success() {
+        return Err(FetchError::Status { url: shown.clone(), status: response.status().as_u16() });
+    }
+    if response.content_length().is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
+    let (mut size, mut digest) = (0, Sha256::new());
+    while let Some(chunk) = patient(response.chunk(), &shown, cancel).await?.map_err(failed)? {
+        size += chunk.len() as u64;
+        if size > limit {
             return Err(too_large());
         }
-        let (mut size, mut digest) = (0, Sha256::new());
-        while let Some(chunk) = patient(response.chunk(), &shown, cancel).await?.map_err(failed)? {
-            size += chunk.len() as u64;
-            if size > limit {
-                return Err(too_large());
-            }
-            digest.update(&chunk);
-            to.write_all(&chunk).map_err(|source| FetchError::Write { url: shown.clone(), source })?;
-        }
-        Ok(FetchedBytes { size, sha256: digest.finalize().into() })
-    };
-    runtime().map_err(|source| FetchError::Runtime { source })?.block_on(exchange)
+        digest.update(&chunk);
+        to.write_all(&chunk).map_err(|source| FetchError::Write { url: shown.clone(), source })?;
+    }
+    Ok(FetchedBytes { size, sha256: digest.finalize().into() })
 }
 
 fn client() -> io::Result<&'static Client> {

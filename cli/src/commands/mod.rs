@@ -21,6 +21,7 @@ mod reference;
 mod restart;
 mod run_handler;
 mod run_ui;
+mod serve;
 mod shared;
 mod show;
 mod stop;
@@ -51,6 +52,7 @@ pub(crate) enum Command {
     Mounts(mounts::MountsArgs),
     RunUi(Box<run_ui::RunUiArgs>),
     RunHandler(Box<run_handler::RunHandlerArgs>),
+    Serve(Box<serve::ServeArgs>),
     Ps(ps::PsArgs),
     Logs(logs::LogsArgs),
     Stop(stop::StopArgs),
@@ -85,6 +87,7 @@ impl Command {
             Self::Mounts(args) => mounts::run(context, &args),
             Self::RunUi(args) => run_ui::run(context, &args),
             Self::RunHandler(args) => run_handler::run(context, &args),
+            Self::Serve(args) => serve::run(context, &args),
             Self::Ps(args) => ps::run(context, &args),
             Self::Logs(args) => logs::run(context, &args),
             Self::Stop(args) => stop::run(context, &args),

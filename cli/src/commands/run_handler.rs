@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use cvs_versions::Ready;
-use cvs_versions::comfy::{self, Client, JobError, JobRequest};
+use cvs_versions::comfy::{self, Client, JobRequest};
 use cvs_versions::spec::VersionId;
 use cvs_versions::workflow::ObjectInfo;
 use serde_json::{Value, json};
@@ -277,11 +277,6 @@ impl Job<'_> {
         let output = self.context.output();
         if error.is_interrupted() {
             output.note("the workflow was cancelled");
-        }
-        if let JobsError::Job(job) = error
-            && let JobError::Failed(failure) = &**job
-        {
-            output.note(failure.traceback.concat().trim_end());
         }
     }
 

@@ -1,6 +1,7 @@
-//! Failures of a ComfyUI: that it did not start, did not answer, or did not do what a prompt asked for.
+//! Failures of a ComfyUI that did not start, and of the server that takes jobs for it.
 
-use cvs_versions::comfy::{ClientError, JobError, RunError};
+use cvs_versions::comfy::RunError;
+use cvs_versions::serve::ServeError;
 
 use super::{Exit, hint_of_io};
 
@@ -30,53 +31,21 @@ pub(super) fn hint_of_run(error: &RunError) -> Option<String> {
     Some(text.to_owned())
 }
 
-pub(super) fn of_client(error: &ClientError) -> Exit {
+pub(super) fn of_serve(error: &ServeError) -> Exit {
     match error {
-        ClientError::Cancelled => Exit::Interrupted,
-        ClientError::Address { .. }
-        | ClientError::Unreachable { .. }
-        | ClientError::Broken { .. }
-        | ClientError::Timeout { .. }
-        | ClientError::Status { .. }
-        | ClientError::Unexpected { .. }
-        | ClientError::Io { .. }
-        | ClientError::Runtime { .. } => Exit::Failed,
+        ServeError::Public { .. } | ServeError::Token { .. } => Exit::Usage,
+        ServeError::Bind { .. } | ServeError::Runtime { .. } => Exit::Failed,
     }
 }
 
-pub(super) fn hint_of_client(error: &ClientError) -> Option<String> {
-    match error {
-        ClientError::Io { source, .. } => hint_of_io(source),
-        _ => None,
-    }
-}
-
-pub(super) fn of_job(error: &JobError) -> Exit {
-    match error {
-        JobError::Cancelled => Exit::Interrupted,
-        JobError::Client(error) => of_client(error),
-        JobError::Died(error) => of_run(error),
-        JobError::Rejected { .. }
-        | JobError::Partial { .. }
-        | JobError::Failed(_)
-        | JobError::Interrupted { .. }
-        | JobError::Unsuccessful
-        | JobError::NoOutput
-        | JobError::Lost
-        | JobError::MissingFile { .. }
-        | JobError::Gone { .. }
-        | JobError::Silent { .. }
-        | JobError::TimedOut { .. } => Exit::Failed,
-    }
-}
-
-pub(super) fn hint_of_job(error: &JobError) -> Option<String> {
+pub(super) fn hint_of_serve(error: &ServeError) -> Option<String> {
     let text = match error {
-        JobError::Client(error) => return hint_of_client(error),
-        JobError::Partial { .. } => "--allow-partial runs what can run",
-        JobError::Silent { .. } => "COMFY_RESPOND_TIMEOUT, in seconds, gives it more time",
-        JobError::NoOutput => "a workflow needs a node that saves or shows something, such as SaveImage",
-        _ => return None,
+        ServeError::Public { .. } => {
+            "put one into CVS_SERVE_TOKEN or a file (--token-file), or say --without-token if everybody may"
+        }
+        ServeError::Token { .. } => "`openssl rand -hex 32` makes a good one",
+        ServeError::Bind { .. } => "choose another port with --port, or another address with --host",
+        ServeError::Runtime { .. } => return None,
     };
     Some(text.to_owned())
 }

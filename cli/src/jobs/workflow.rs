@@ -75,6 +75,11 @@ impl Source {
         }
     }
 
+    /// The workflow itself.
+    pub(crate) fn into_document(self) -> Document {
+        self.document
+    }
+
     fn file(path: &Path) -> Result<Self, CliError> {
         let bytes = std::fs::read(path).map_err(JobsError::io("read", path))?;
         Self::read(&path.display().to_string(), &bytes)

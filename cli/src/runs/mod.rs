@@ -30,7 +30,7 @@ pub(crate) use detached::{
 pub(crate) use error::RunsError;
 pub(crate) use interpreter::interpreter;
 pub(crate) use interrupts::Interrupts;
-pub(crate) use notify::ready as notify_ready;
+pub(crate) use notify::{ready as notify_ready, stopping as notify_stopping};
 pub(crate) use options::{DEFAULT_HOST, DEFAULT_PORT, RunOptions};
 pub(crate) use record::{Found, Phase, Record, Records, Role, name_of};
 pub(crate) use status::{RunState, RunStatus, all};

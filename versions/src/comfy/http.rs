@@ -33,7 +33,7 @@ pub(super) fn client() -> io::Result<&'static Client> {
 
 /// Why a wait ended without what it was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waited {
+pub(super) enum Waited {
     /// Too long.
     TooLong,
     /// The caller asked to stop.
@@ -41,7 +41,7 @@ pub(crate) enum Waited {
 }
 
 /// Awaits `future` at most so long, with an eye on the cancel flag.
-pub(crate) async fn patient<T>(
+pub(super) async fn patient<T>(
     future: impl Future<Output = T>,
     patience: Duration,
     cancel: &AtomicBool,

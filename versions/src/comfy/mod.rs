@@ -26,7 +26,6 @@ use std::time::Duration;
 pub use self::client::{Answer, Client, ClientError, Fetched, Queue, Uploaded, safe_name};
 pub use self::error::RunError;
 pub use self::flags::Flags;
-pub(crate) use self::http::{Waited, patient};
 pub use self::job::{
     Complaint, JobError, JobEvent, JobRequest, JobResult, NodeFailure, NodeProblem, run_job,
 };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::comfy::{ClientError, JobError};
+use crate::fetch::FetchError;
 use crate::workflow::WorkflowError;
 
 /// Why nothing can be served.
@@ -71,8 +72,8 @@ pub(super) enum Trouble {
     Client(#[from] ClientError),
     #[error(transparent)]
     Job(#[from] JobError),
-    #[error("{url}: {reason}")]
-    Fetch { url: String, reason: String },
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     #[error("the outputs are larger than {limit} bytes; ask for output_mode \"directory\"")]
     TooLarge { limit: usize },
     #[error("cannot {operation} {}: {source}", path.display())]

@@ -8,7 +8,6 @@
 
 mod auth;
 mod error;
-mod fetch;
 mod http;
 mod jobs;
 mod payload;
@@ -20,8 +19,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 pub use self::auth::Token;
 pub use self::error::ServeError;
 pub use self::jobs::{Counts, JobStatus};
@@ -29,6 +26,7 @@ use self::jobs::{Jobs, WorkerState};
 pub use self::payload::OutputMode;
 use self::worker::Worker;
 use crate::runtime::runtime;
+use crate::workflow::Document;
 
 /// Between two looks at whether it is to stop.
 const TICK: Duration = Duration::from_millis(50);
@@ -45,7 +43,7 @@ pub struct Config {
     /// The version that is served; a job may name it, and no other.
     pub version: String,
     /// What runs when a job brings no workflow.
-    pub workflow: Option<Value>,
+    pub workflow: Option<Document>,
     /// What every request must carry, if anything.
     pub token: Option<Token>,
     /// How many jobs may wait.

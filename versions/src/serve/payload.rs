@@ -118,7 +118,10 @@ fn workflow(input: &Map<String, Value>, config: &Config) -> Result<Workflow, Ref
         (Some(_), Some(value)) => {
             Err(wrong("input.workflow_url", value, "one of workflow and workflow_url, not both"))
         }
-        (None, None) => document(config.workflow.as_ref().ok_or(Refusal::NoWorkflow)?),
+        (None, None) => {
+            let document = config.workflow.clone().ok_or(Refusal::NoWorkflow)?;
+            Ok(Workflow::Here(Box::new(document)))
+        }
     }
 }
 

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
+use url::Url;
 use uuid::Uuid;
 
 use super::error::Trouble;
-use super::fetch::fetch;
 use super::jobs::{JobStatus, Jobs, Outcome, Taken, WorkerState};
 use super::payload::{Content, Input, OutputMode, Workflow};
 use super::{Backend, Config, ServeEvent, Target};
@@ -20,6 +20,7 @@ use crate::comfy::{
     Client, Fetched, JobError, JobEvent, JobRequest, JobResult, OutputFile, collect, missing_or, run_job,
     safe_name,
 };
+use crate::fetch::{FetchError, fetch_within};
 use crate::source::hex;
 use crate::workflow::{Document, ObjectInfo, Prompt};
 
@@ -45,6 +46,16 @@ struct Errand<'a> {
 impl Errand<'_> {
     fn left(&self) -> Duration {
         self.patience.saturating_sub(self.begin.elapsed())
+    }
+
+    fn fetch(&self, url: &Url, limit: usize) -> Result<Vec<u8>, Trouble> {
+        let mut bytes = Vec::new();
+        match fetch_within(url, &mut bytes, limit as u64, self.left(), self.cancel) {
+            Ok(Some(_)) => Ok(bytes),
+            Ok(None) => Err(Trouble::TimedOut { after: self.patience }),
+            Err(FetchError::Cancelled) => Err(Trouble::Cancelled),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn check(&self) -> Result<(), Trouble> {
@@ -126,7 +137,7 @@ impl<'a, B: Backend> Worker<'a, B> {
         let document = match workflow {
             Workflow::Here(document) => *document,
             Workflow::At(url) => {
-                let bytes = fetch(&url, WORKFLOW, errand.left(), errand.cancel)?;
+                let bytes = errand.fetch(&url, WORKFLOW)?;
                 Document::parse(&String::from_utf8_lossy(&bytes))?
             }
         };
@@ -134,7 +145,7 @@ impl<'a, B: Backend> Worker<'a, B> {
         for file in files {
             let bytes = match file.content {
                 Content::Bytes(bytes) => bytes,
-                Content::At(url) => fetch(&url, self.config.input_limit, errand.left(), errand.cancel)?,
+                Content::At(url) => errand.fetch(&url, self.config.input_limit)?,
             };
             contents.push((file.name, bytes));
         }
@@ -144,8 +155,8 @@ impl<'a, B: Backend> Worker<'a, B> {
             return Err(Trouble::Backend("it is gone again".to_owned()));
         };
         let client = Client::new(&target.base_url)?;
-        let prompt = make_prompt(&client, document, contents, errand)?;
-        let result = self.run_prompt(&client, &target, &prompt, allow_partial, errand)?;
+        let (prompt, extra) = make_prompt(&client, document, contents, errand)?;
+        let result = self.run_prompt(&client, &target, &prompt, extra.as_ref(), allow_partial, errand)?;
         match output_mode {
             OutputMode::Base64 => self.hand_over(&client, &result, errand),
             OutputMode::Directory => self.put_down(&client, &result, errand),
@@ -157,6 +168,7 @@ impl<'a, B: Backend> Worker<'a, B> {
         client: &Client,
         target: &Target,
         prompt: &Prompt,
+        extra: Option<&Value>,
         allow_partial: bool,
         errand: &Errand<'_>,
     ) -> Result<JobResult, Trouble> {
@@ -164,7 +176,7 @@ impl<'a, B: Backend> Worker<'a, B> {
         let prompt = Value::Object(prompt.as_object().clone());
         let request = JobRequest {
             prompt: &prompt,
-            extra_data: None,
+            extra_data: extra,
             allow_partial,
             respond_timeout: self.config.respond_timeout,
             total_timeout: Some(errand.left()),
@@ -261,17 +273,21 @@ fn make_prompt(
     document: Document,
     files: Vec<(String, Vec<u8>)>,
     errand: &Errand<'_>,
-) -> Result<Prompt, Trouble> {
+) -> Result<(Prompt, Option<Value>), Trouble> {
     errand.check()?;
     let ask = || Ok::<_, Trouble>(ObjectInfo::new(client.object_info()?));
-    let (mut prompt, info) = match document {
-        Document::Prompt(prompt) => (prompt, if files.is_empty() { None } else { Some(ask()?) }),
+    let (mut prompt, info, graph) = match document {
+        Document::Prompt(prompt) => (prompt, if files.is_empty() { None } else { Some(ask()?) }, None),
         Document::Graph(graph) => {
             let info = ask()?;
             // Choices in texts are made anew for each job, as the editor does.
-            (graph.convert(&info, &mut random)?.prompt, Some(info))
+            let prompt = graph.convert(&info, &mut random)?.prompt;
+            (prompt, Some(info), Some(Value::Object(graph.as_object().clone())))
         }
     };
+    // Nodes write it into their files; with other inputs it would tell of another picture.
+    let extra = graph.filter(|_| files.is_empty());
+    let extra = extra.map(|graph| json!({ "extra_pnginfo": { "workflow": graph } }));
     for (name, bytes) in files {
         errand.check()?;
         let inputs = prompt.inputs_of_file(&name, info.as_ref())?;
@@ -280,7 +296,7 @@ fn make_prompt(
             prompt.set_file(&node, &input, &uploaded.reference());
         }
     }
-    Ok(prompt)
+    Ok((prompt, extra))
 }
 
 /// A number below `count`.
