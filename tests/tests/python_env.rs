@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use crate::mounted::{fuse, mount, umount};
 
+/// The module of the package that everything here needs.
+const ALPHA: &str = "VERSION = '1.0'\ndef say():\n    print('alpha says', VERSION)\n";
+
 /// A home, a package index, and repositories of a core and nodes that need packages.
 struct World {
     env: TestEnvironment,
@@ -358,4 +361,34 @@ fn install_py_runs_when_the_spec_says_so() {
     let dir = mount(&world.env, "v", "v", &["--locked"]);
     assert!(!dir.join("custom_nodes/setup/made.txt").exists());
     umount(&world.env, &dir);
+}
+
+/// The object shares its bytes with uv's cache, so that what damages the one damages the other.
+#[test]
+fn a_damaged_package_is_brought_back() {
+    let Some(world) = World::new() else { return };
+    world.creating("v", &[]).ok();
+    let lock = world.lock("v");
+    let objects = world.env.home().join("objects");
+    let blob = blake3::hash(ALPHA.as_bytes()).to_string();
+    let object = objects.join("blob").join(&blob[..2]).join(&blob[2..]);
+    let text = fs::read_to_string(&object).expect("the object of a module");
+    let mut permissions = fs::metadata(&object).expect("its mode").permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+    fs::set_permissions(&object, permissions).expect("making it writable");
+    fs::write(&object, text.replace("1.0", "6.6")).expect("damaging it");
+    let output = world.env.cvs(["fsck"]).code(3);
+    assert!(output.to_string().contains(&blob), "{output}");
+    world.env.cvs(["fsck", "--repair"]).ok();
+    world.env.cvs(["validate", "v", "--deep", "--locked"]).ok();
+
+    // The environment as a whole, and bytecode.
+    let manifest = lock["python"]["manifest"].as_str().expect("an environment");
+    fs::remove_file(objects.join("manifest").join(&manifest[..2]).join(&manifest[2..])).expect("removing it");
+    let bytecode = lock["python"]["sources"][0]["bytecode"].as_str().expect("bytecode");
+    fs::remove_file(objects.join("manifest").join(&bytecode[..2]).join(&bytecode[2..])).expect("removing it");
+    world.env.cvs(["fsck"]).code(3);
+    world.env.cvs(["fsck", "--repair"]).ok();
+    world.env.cvs(["validate", "v", "--deep", "--locked"]).ok();
+    assert_eq!(world.lock("v"), lock);
 }

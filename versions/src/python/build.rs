@@ -26,6 +26,8 @@ pub struct BuildOptions<'a> {
     pub extra_index_urls: &'a [String],
     /// A directory of wheels, which take the place of downloads of the same name.
     pub wheels: Option<&'a Path>,
+    /// Takes nothing from uv's cache, and leaves nothing there.
+    pub fresh: bool,
     /// Network, events, cancel.
     pub options: PythonOptions<'a>,
 }
@@ -94,6 +96,9 @@ fn build_in(
     command.args(["pip", "sync", "--preview-features", "pylock", "--allow-empty-requirements", "--python"]);
     command.arg(root.join("bin/python")).arg(&list);
     places(&mut command, how.index_url, how.extra_index_urls, how.wheels);
+    if how.fresh {
+        command.arg("--no-cache");
+    }
     run(uv, "install the packages", command, &names, &how.options)?;
 
     let (builder, Taken { files, bytes, compiled }) =

@@ -13,7 +13,8 @@ use crate::python::{
     self, BuildOptions, Interpreter, PythonEvent, PythonOptions, Requirements, ResolveRequest, Role, Uv,
 };
 use crate::spec::{
-    CORE, Lock, LockedNode, LockedPython, LockedSource, Part, PythonRequest, Spec, StaleReason, sources,
+    CORE, Lock, LockedNode, LockedPython, LockedSource, Part, PythonRequest, PythonSpec, Spec, StaleReason,
+    VersionId, sources,
 };
 
 /// The environment of a lock, and why it was worked on.
@@ -36,8 +37,11 @@ impl Workspace {
         if spec.skip_python {
             return Ok(Environment { locked: None, refreshed: None });
         }
-        let making = Making { workspace: self, spec, transaction, options, update, uv: Default::default() };
-        making.run(lock, previous)
+        let (id, offline) = (&spec.version_id, options.offline || spec.offline);
+        let python = &spec.python;
+        let making =
+            Making { workspace: self, id, python, offline, transaction, options, uv: Default::default() };
+        making.run(spec, lock, previous, update)
     }
 
     /// Fills in the bytecode of the core and of every node, as they are in the end.
@@ -51,8 +55,10 @@ impl Workspace {
         let Some(interpreter) = lock.python.as_ref().and_then(|python| python.interpreter.clone()) else {
             return Ok(());
         };
-        let uv = Default::default();
-        let making = Making { workspace: self, spec, transaction, options, update: false, uv };
+        let (id, offline) = (&spec.version_id, options.offline || spec.offline);
+        let python = &spec.python;
+        let making =
+            Making { workspace: self, id, python, offline, transaction, options, uv: Default::default() };
         let mut compiled = Vec::new();
         for tree in making.trees(lock, LockedNode::content)? {
             compiled.push(making.bytecode(&interpreter, &tree)?);
@@ -63,32 +69,78 @@ impl Workspace {
         }
         Ok(())
     }
+
+    /// Builds and compiles again what `lock` names and the store lacks. Returns what did not come out as it was.
+    pub(super) fn remake_environment(
+        &self,
+        id: &VersionId,
+        lock: &Lock,
+        transaction: &Transaction,
+        options: &LockOptions<'_>,
+    ) -> Result<Vec<String>, VersionsError> {
+        let mut wrong = Vec::new();
+        let Some(locked) = &lock.python else { return Ok(wrong) };
+        let (Some(manifest), Some(interpreter), Some(pylock)) =
+            (locked.manifest, &locked.interpreter, &locked.pylock)
+        else {
+            return Ok(wrong);
+        };
+        let (python, offline) = (&locked.request.python, options.offline);
+        let making =
+            Making { workspace: self, id, python, offline, transaction, options, uv: Default::default() };
+        if !making.holds(&manifest)? {
+            let mut made = making.build(interpreter, pylock, false)?;
+            if made != manifest {
+                // An object shares its bytes with uv's cache: what damaged the one has damaged the other.
+                made = making.build(interpreter, pylock, true)?;
+            }
+            if made != manifest {
+                wrong.push(format!(
+                    "python: built again it is manifest {made}, and the lock names {manifest}"
+                ));
+            }
+        }
+        for (source, tree) in locked.sources.iter().zip(making.trees(lock, LockedNode::content)?) {
+            let Some(wanted) = source.bytecode else { continue };
+            if !making.holds(&wanted)? && making.bytecode(interpreter, &tree)? != Some(wanted) {
+                wrong.push(format!("{}: its bytecode is not what it was", source.source));
+            }
+        }
+        Ok(wrong)
+    }
 }
 
 struct Making<'a> {
     workspace: &'a Workspace,
-    spec: &'a Spec,
+    id: &'a VersionId,
+    python: &'a PythonSpec,
+    offline: bool,
     transaction: &'a Transaction,
     options: &'a LockOptions<'a>,
-    update: bool,
     /// Looked for only when there is something for it to do.
     uv: std::cell::OnceCell<Uv>,
 }
 
 impl Making<'_> {
-    fn run(&self, lock: &Lock, previous: Option<&LockedPython>) -> Result<Environment, VersionsError> {
+    fn run(
+        &self,
+        spec: &Spec,
+        lock: &Lock,
+        previous: Option<&LockedPython>,
+        update: bool,
+    ) -> Result<Environment, VersionsError> {
         let trees = self.trees(lock, |node| node.locked.manifest)?;
-        let (wanted, sources) = self.requirements(&trees)?;
-        let request = PythonRequest::of(self.spec);
+        let (wanted, sources) = self.requirements(spec, &trees)?;
+        let request = PythonRequest::of(spec);
         let resolved = previous.filter(|previous| {
-            !self.update && previous.request == request && same_requirements(&previous.sources, &sources)
+            !update && previous.request == request && same_requirements(&previous.sources, &sources)
         });
         let mut why = match (resolved, previous) {
             (Some(_), _) => None,
-            (None, _) if self.update => Some(Why::Asked),
+            (None, _) if update => Some(Why::Asked),
             (None, None) => Some(Why::Stale(StaleReason::NeverLocked)),
             (None, Some(previous)) => {
-                Some(Why::Stale(previous.reason(self.spec).unwrap_or(StaleReason::SourcesChanged)))
+                Some(Why::Stale(previous.reason(spec).unwrap_or(StaleReason::SourcesChanged)))
             }
         };
         let mut locked = LockedPython {
@@ -123,7 +175,7 @@ impl Making<'_> {
             (Some(_), Some(pylock)) if same_kind => pylock.clone(),
             _ => {
                 self.tell(why.get_or_insert(Why::Stale(StaleReason::SourcesChanged)));
-                self.resolve(&interpreter, &wanted, earlier.filter(|_| !self.update))?
+                self.resolve(&interpreter, &wanted, earlier.filter(|_| !update))?
             }
         };
         let built = previous
@@ -134,7 +186,7 @@ impl Making<'_> {
             _ => {
                 let why = why.get_or_insert(Why::NotInStore);
                 (self.options.events)(Event::Fetching { part: &Part::Python, why });
-                self.build(&interpreter, &pylock)?
+                self.build(&interpreter, &pylock, false)?
             }
         };
         locked.sources = sources;
@@ -169,15 +221,15 @@ impl Making<'_> {
     /// What everything requires, and the sources as the lock names them.
     fn requirements(
         &self,
+        spec: &Spec,
         trees: &[Manifest],
     ) -> Result<(Vec<Requirements>, Vec<LockedSource>), VersionsError> {
         let (mut wanted, mut locked) = (Vec::new(), Vec::new());
-        for ((source, installs), tree) in sources(self.spec).zip(trees) {
-            let (label, role) =
-                match self.spec.custom_nodes.iter().find(|node| node.path.to_string() == source) {
-                    Some(node) => (format!("node {}", node.name), Role::Node),
-                    None => (CORE.to_owned(), Role::Core),
-                };
+        for ((source, installs), tree) in sources(spec).zip(trees) {
+            let (label, role) = match spec.custom_nodes.iter().find(|node| node.path.to_string() == source) {
+                Some(node) => (format!("node {}", node.name), Role::Node),
+                None => (CORE.to_owned(), Role::Core),
+            };
             let requirements = match installs {
                 true => python::requirements_of(self.transaction, tree, &label, role)
                     .map_err(|source| self.python(source))?,
@@ -186,7 +238,7 @@ impl Making<'_> {
             let digest = requirements.as_ref().map(|list| BlobId::of(&list.fingerprint()));
             wanted.extend(requirements);
             if source == CORE {
-                wanted.extend(Requirements::of_packages(&self.spec.python_packages));
+                wanted.extend(Requirements::of_packages(&spec.python_packages));
             }
             locked.push(LockedSource { source, installs, requirements: digest, bytecode: None });
         }
@@ -194,7 +246,7 @@ impl Making<'_> {
     }
 
     fn find_interpreter(&self) -> Result<Interpreter, VersionsError> {
-        let wanted = self.spec.python.version.as_deref();
+        let wanted = self.python.version.as_deref();
         self.with_options(|uv, options| python::find_interpreter(uv, wanted, options))
     }
 
@@ -204,7 +256,7 @@ impl Making<'_> {
         requirements: &[Requirements],
         previous: Option<&Value>,
     ) -> Result<Value, VersionsError> {
-        let python = &self.spec.python;
+        let python = self.python;
         let scratch = self.transaction.scratch_dir().map_err(self.store("resolve its packages"))?;
         self.with_options(|uv, options| {
             let request = ResolveRequest {
@@ -221,12 +273,19 @@ impl Making<'_> {
         })
     }
 
-    fn build(&self, interpreter: &Interpreter, pylock: &Value) -> Result<ManifestId, VersionsError> {
+    /// With `fresh`, nothing is taken from uv's cache.
+    fn build(
+        &self,
+        interpreter: &Interpreter,
+        pylock: &Value,
+        fresh: bool,
+    ) -> Result<ManifestId, VersionsError> {
         let built = self.with_options(|uv, options| {
             let how = BuildOptions {
-                index_url: self.spec.python.index_url.as_deref(),
-                extra_index_urls: &self.spec.python.extra_index_urls,
+                index_url: self.python.index_url.as_deref(),
+                extra_index_urls: &self.python.extra_index_urls,
                 wheels: self.options.wheels,
+                fresh,
                 options: *options,
             };
             python::build(uv, self.transaction, interpreter, pylock, &how)
@@ -283,23 +342,19 @@ impl Making<'_> {
         work: impl FnOnce(&PythonOptions<'_>) -> Result<R, python::PythonError>,
     ) -> Result<R, VersionsError> {
         let events = |event: PythonEvent<'_>| (self.options.events)(Event::Python { event });
-        let options = PythonOptions {
-            offline: self.options.offline || self.spec.offline,
-            events: &events,
-            cancel: self.options.cancel,
-        };
+        let options = PythonOptions { offline: self.offline, events: &events, cancel: self.options.cancel };
         work(&options).map_err(|source| self.python(source))
     }
 
     fn python(&self, source: python::PythonError) -> VersionsError {
         match source {
             python::PythonError::Cancelled => VersionsError::Cancelled,
-            source => VersionsError::Python { id: self.spec.version_id.clone(), source },
+            source => VersionsError::Python { id: self.id.clone(), source },
         }
     }
 
     fn store(&self, operation: &'static str) -> impl Fn(StoreError) -> VersionsError {
-        store_error(&self.spec.version_id, operation)
+        store_error(self.id, operation)
     }
 }
 

@@ -12,6 +12,7 @@ use super::build::{REPOSITORIES, models_manifest};
 use super::event::{Event, Events, Why};
 use super::fetch::Fetcher;
 use super::lock::remove_sources;
+use super::options::LockOptions;
 use super::{Workspace, jobs, store_error};
 use crate::error::{SpecError, VersionsError};
 use crate::source::{NetworkLimits, SourceError};
@@ -168,9 +169,25 @@ impl Workspace {
         if options.cancel.load(Ordering::Relaxed) {
             return Err(VersionsError::Cancelled);
         }
-        let stats = transaction.commit().map_err(store_error(id, "store what was brought back"))?;
+        let commit = || transaction.commit().map_err(store_error(id, "store what was brought back"));
+        let mut failures = failures;
+        let mut bytes = commit()?.new_bytes;
         remove_sources(&transaction, options.events);
-        Ok((stats.new_bytes, failures))
+        // It is made of what was just brought back.
+        let lock_options = LockOptions {
+            offline: options.offline,
+            events: options.events,
+            cancel: options.cancel,
+            limits: options.limits,
+            ..LockOptions::default()
+        };
+        match self.remake_environment(id, &lock, &transaction, &lock_options) {
+            Ok(wrong) => failures.extend(wrong),
+            Err(VersionsError::Cancelled) => return Err(VersionsError::Cancelled),
+            Err(error) => failures.push(error.to_string()),
+        }
+        bytes += commit()?.new_bytes;
+        Ok((bytes, failures))
     }
 }
 
