@@ -1,9 +1,13 @@
 //! Choices in texts, as the editor makes them when a text of a prompt is sent: of `{red|green|blue}` one is taken,
 //! at random; comments (`// …`, `/* … */`) are left out; a backslash takes its meaning from `{`, `}` and `|`.
 
+/// A text with more braces than this is no text of a person, and stays as it is.
+const MOST: usize = 500;
+
 /// The text with its choices made. `choose` is given how many there are, and answers with the index of one.
 pub(super) fn resolve(text: &str, choose: &mut dyn FnMut(usize) -> usize) -> String {
-    let out = choices(&without_comments(text), choose);
+    let text = without_comments(text);
+    let out = if text.matches('{').count() > MOST { text } else { choices(&text, choose) };
     ["\\{", "\\}", "\\|"].iter().fold(out, |out, escaped| out.replace(escaped, &escaped[1..]))
 }
 

@@ -107,6 +107,14 @@ pub enum WorkflowError {
         /// A node on the way.
         node: Box<NodeRef>,
     },
+    /// More than any workflow of a person has.
+    #[error("the workflow has more than {limit} {what}")]
+    TooLarge {
+        /// Of what: `subgraphs when they are laid out`, ….
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
+    },
     /// A subgraph that contains itself.
     #[error("{node}: its subgraph contains itself")]
     NestedInItself {

@@ -8,6 +8,10 @@ use serde_json::Value;
 use super::error::{NodeRef, WorkflowError};
 use super::graph::{Graph, Level, Mode, Node, Subgraph, Values};
 
+/// A small file can be laid out to an endless one, by subgraphs that hold others twice.
+const MOST: usize = 20_000;
+const DEEPEST: usize = 100;
+
 /// The root, or one instance of a subgraph.
 #[derive(Debug)]
 pub(super) struct Frame<'a> {
@@ -52,6 +56,10 @@ impl<'a> Frames<'a> {
         let mut next = 0;
         while next < frames.frames.len() {
             frames.open(next)?;
+            if frames.frames.len() > MOST {
+                let what = "subgraphs when they are laid out";
+                return Err(WorkflowError::TooLarge { what, limit: MOST });
+            }
             next += 1;
         }
         Ok(frames)
@@ -62,8 +70,13 @@ impl<'a> Frames<'a> {
         let level = self.frames[parent].level;
         for (index, node) in level.nodes.iter().enumerate() {
             let Some(subgraph) = self.graph.subgraphs.get(&node.class) else { continue };
-            let mut above = Some(parent);
+            let (mut above, mut depth) = (Some(parent), 0);
             while let Some(frame) = above {
+                depth += 1;
+                if depth > DEEPEST {
+                    let what = "levels of subgraphs in subgraphs";
+                    return Err(WorkflowError::TooLarge { what, limit: DEEPEST });
+                }
                 let inside = self.frames[frame].inside.as_ref();
                 if inside.is_some_and(|inside| inside.subgraph.id == subgraph.id) {
                     return Err(WorkflowError::NestedInItself { node: self.name(parent, node).into() });

@@ -17,6 +17,9 @@ const SET: &str = "SetNode";
 const GET: &str = "GetNode";
 const NOTES: [&str; 2] = ["Note", "MarkdownNote"];
 
+/// How many nodes may be on the way of one link.
+const LONGEST: usize = 200;
+
 /// What an input gets.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Source {
@@ -101,6 +104,10 @@ impl Resolver<'_> {
     ) -> Result<Source, WorkflowError> {
         if !visited.insert((frame, node.id.clone(), slot)) {
             return Err(WorkflowError::Cycle { node: self.frames.name(frame, node).into() });
+        }
+        if visited.len() > LONGEST {
+            let what = "nodes in a row that only pass on";
+            return Err(WorkflowError::TooLarge { what, limit: LONGEST });
         }
         let through = |index: usize, visited: &mut Visited| match node.inputs.get(index) {
             Some(input) => self.follow(frame, node, input, kind, visited),
