@@ -459,8 +459,7 @@ mod tests {
     #[test]
     fn waiting_has_a_limit_and_so_has_the_end() {
         let jobs = jobs(|_| {});
-        let (late, _) = jobs.submit(input(r#"{"ttl":1}"#), "").unwrap();
-        std::thread::sleep(Duration::from_millis(2));
+        let (late, _) = jobs.submit(Input { ttl: Some(Duration::ZERO), ..input("{}") }, "").unwrap();
         assert!(jobs.take(Duration::ZERO).is_none());
         assert_eq!(status(&jobs, &late).unwrap(), "TIMED_OUT");
         let (running, _) = jobs.submit(input(r#"{"executionTimeout":5000,"ttl":600000}"#), "").unwrap();
