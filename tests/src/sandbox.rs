@@ -130,6 +130,14 @@ impl TestEnvironment {
         self.command_with_deadline(cvs_program(), args)
     }
 
+    /// The same, with another program and its arguments before it, which become it.
+    #[track_caller]
+    pub fn cvs_behind(&self, prefix: &[&str], args: &[&str]) -> CvsCommand {
+        let Some((program, words)) = prefix.split_first() else { return self.cvs(args) };
+        let command = self.command_with_deadline(program, words);
+        command.arg(cvs_program()).args(args)
+    }
+
     fn command_with_deadline<I: IntoIterator<Item: AsRef<OsStr>>>(
         &self,
         program: impl AsRef<OsStr>,

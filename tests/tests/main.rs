@@ -27,3 +27,4 @@ mod story;
 mod support;
 mod unmounting;
 mod users;
+mod without_fuse;

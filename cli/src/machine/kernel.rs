@@ -13,10 +13,22 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 /// The first Linux with FUSE passthrough.
 const PASSTHROUGH: (u32, u32) = (6, 9);
 
+/// The device number of /dev/fuse (Documentation/admin-guide/devices.txt of Linux).
+const FUSE_NUMBER: (u32, u32) = (10, 229);
+
 pub(super) fn fuse_device() -> Finding {
     const NAME: &str = "fuse";
     let container = "in a container, start it with --device /dev/fuse";
     match File::options().read(true).write(true).open(DEVICE) {
+        // Containers bind other devices over it to take it away.
+        Ok(file)
+            if file.metadata().is_ok_and(|metadata| {
+                let number = metadata.rdev();
+                (rustix::fs::major(number), rustix::fs::minor(number)) != FUSE_NUMBER
+            }) =>
+        {
+            Finding::broken(NAME, format!("{DEVICE} is another device"), container.to_owned())
+        }
         Ok(_) => Finding::ok(NAME, format!("{DEVICE} can be opened")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::broken(
             NAME,
@@ -56,6 +68,13 @@ pub(super) fn may_mount() -> Finding {
                     "start the container without no-new-privileges, or with --cap-add SYS_ADMIN",
                 );
             }
+            if !may_become_admin() {
+                return Finding::broken(
+                    NAME,
+                    format!("{} cannot get CAP_SYS_ADMIN in this container", helper.display()),
+                    "start the container with --cap-add SYS_ADMIN",
+                );
+            }
             Finding::ok(NAME, format!("through {}", helper.display()))
         }
         Ok(_) => Finding::broken(
@@ -92,8 +111,16 @@ fn kernel_version(release: &str) -> Option<(u32, u32)> {
 }
 
 fn is_admin() -> bool {
-    let capabilities = status_field("CapEff:").and_then(|text| u64::from_str_radix(&text, 16).ok());
-    capabilities.is_some_and(|set| set & CAP_SYS_ADMIN != 0)
+    capabilities("CapEff:").is_some_and(|set| set & CAP_SYS_ADMIN != 0)
+}
+
+/// What a setuid program of root's may get. Where the set is not known, nothing speaks against it.
+fn may_become_admin() -> bool {
+    capabilities("CapBnd:").is_none_or(|set| set & CAP_SYS_ADMIN != 0)
+}
+
+fn capabilities(set: &str) -> Option<u64> {
+    u64::from_str_radix(&status_field(set)?, 16).ok()
 }
 
 fn no_new_privileges() -> bool {
