@@ -1,7 +1,7 @@
 //! Runs that go on without their command: listed, read, stopped, started again.
 
 use cvs_tests::wait_until;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 
 use crate::mounted::{is_running, kill_and_wait, wait_gone};
@@ -136,5 +136,20 @@ fn what_is_ephemeral_is_thrown_away() {
     wait_until(LONG, "the node writes", written);
     runs.cvs(&["stop", "v"]).ok();
     assert!(!runs.world.env.home().join("overlays/v/upper/custom_nodes").exists());
+    runs.assert_nothing_left();
+}
+
+#[test]
+fn one_that_hangs_is_shown_as_such() {
+    let Some(runs) = Runs::new() else { return };
+    runs.create("v", &[]);
+    runs.cvs(&["run-ui", "v", "--port", "0", "--detach"]).ok();
+    let run = runs.ps("v").expect("it is listed");
+    kill(pid(&run["pid"]), Signal::SIGSTOP).expect("stopping a process");
+    assert_eq!(runs.ps("v").expect("it is listed")["state"], "not-answering");
+    let table = runs.cvs(&["ps"]).ok().stdout;
+    assert!(table.contains("not answering"), "{table}");
+    // It cannot heed what it is asked, and is killed after its grace.
+    runs.cvs(&["stop", "v"]).ok();
     runs.assert_nothing_left();
 }

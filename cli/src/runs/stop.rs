@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cvs_store::ProcessId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -32,10 +33,18 @@ pub(crate) enum Stopped {
 pub(crate) fn stop(context: &Context, name: &str) -> Result<Stopped, CliError> {
     let records = Records::of(context.store()?);
     let begun = Instant::now();
-    let mut sent = 0;
+    let (mut sent, mut supervisor) = (0, None);
     loop {
         match records.find(name)? {
-            Found::Nothing if sent > 0 => return Ok(Stopped::Asked),
+            Found::Nothing if sent > 0 => {
+                // It has nothing left to do but to end.
+                while supervisor.as_ref().is_some_and(ProcessId::is_alive)
+                    && begun.elapsed() < GRACE + CLEARING
+                {
+                    thread::sleep(POLL / 10);
+                }
+                return Ok(Stopped::Asked);
+            }
             Found::Nothing => return Err(RunsError::NotRunning { version: name.to_owned() }.into()),
             Found::Left(record) => {
                 let Some(held) = records.hold(name)? else { continue };
@@ -62,6 +71,7 @@ pub(crate) fn stop(context: &Context, name: &str) -> Result<Stopped, CliError> {
                     let signal = if due == 3 { Signal::SIGKILL } else { Signal::SIGTERM };
                     let _ = kill(Pid::from_raw(record.supervisor.pid.cast_signed()), signal);
                     sent = due;
+                    supervisor = Some(record.supervisor);
                 }
                 thread::sleep(POLL);
             }
