@@ -120,6 +120,11 @@ fn a_workflow_of_the_editor_becomes_a_picture() {
     let again = handler.cvs(&["--workflow", &workflow, "-s", model, "-s", "3.seed=77", "--json"]).ok().json();
     assert_eq!(again["outputs"][0]["sha256"], sha256(&bytes));
     assert_eq!(names(&handler.path("outputs/v")).len(), 2);
+
+    // On plain files too.
+    let args = ["--workflow", &workflow, "-s", model, "-s", "3.seed=77", "--json", "--no-fuse"];
+    assert_eq!(handler.cvs(&args).ok().json()["outputs"][0]["sha256"], sha256(&bytes));
+    handler.runs.assert_nothing_left();
 }
 
 #[test]
@@ -167,7 +172,8 @@ fn failures(handler: &Handler) {
                 json!(["2", 0]),
             ),
             &["raise ValueError(message)", "error: node 2 (TestRaise) failed: ValueError: broke on purpose"],
-            json!({ "kind": "execution_error", "node": "2", "class": "TestRaise", "exception": "ValueError" }),
+            json!({ "kind": "execution_error", "node": "2", "class": "TestRaise", "exception": "ValueError",
+                    "message": "broke on purpose" }),
         ),
     ];
     for (name, workflow, said, error) in cases {
@@ -358,6 +364,7 @@ fn an_end_in_the_middle_is_told_and_leaves_nothing() {
     let (code, _, stderr) = run.end();
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("is gone"), "{stderr}");
+    assert!(stderr.contains("ComfyUI ended: it was killed"), "{stderr}");
     assert_eq!(handler.only_run("killed").0["error"]["kind"], "server_died");
     handler.runs.cvs(&["stop", "v"]).output();
 

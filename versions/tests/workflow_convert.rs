@@ -191,6 +191,22 @@ fn what_would_have_to_be_guessed_is_refused_by_name() {
 }
 
 #[test]
+fn widgets_that_are_newer_than_the_file_get_what_the_editor_shows() {
+    let Value::Object(mut classes) = read("object_info.json") else { panic!("no object") };
+    let inputs = &mut classes["EmptyLatentImage"]["input"];
+    inputs["required"]["device"] = json!([["default", "cpu"], {}]);
+    inputs["optional"] = json!({ "note": ["STRING", {}] });
+    let conversion = graph(read("text2img.ui.json")).convert(&ObjectInfo::new(classes), &mut |_| 0).unwrap();
+    let inputs = conversion.prompt.node("5").unwrap().inputs;
+    assert_eq!((&inputs["device"], inputs.get("note")), (&json!("default"), None));
+    let notes: Vec<_> = conversion.notes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        notes,
+        ["node 5 (EmptyLatentImage): the workflow has no `device`; it gets its default, \"default\""]
+    );
+}
+
+#[test]
 fn a_list_that_does_not_fit_gives_way_to_values_by_name() {
     let value = changed(3, |node| {
         node["widgets_values"] = json!([1, "fixed", 20, 8, "euler"]);

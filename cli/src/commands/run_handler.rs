@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use cvs_versions::Ready;
-use cvs_versions::comfy::{self, Client, JobRequest};
+use cvs_versions::comfy::{self, Client, JobError, JobRequest};
 use cvs_versions::spec::VersionId;
 use cvs_versions::workflow::ObjectInfo;
 use serde_json::{Value, json};
@@ -277,6 +277,12 @@ impl Job<'_> {
         let output = self.context.output();
         if error.is_interrupted() {
             output.note("the workflow was cancelled");
+        }
+        if let JobsError::Job(job) = error
+            && matches!(**job, JobError::Gone { .. })
+            && let Some(reason) = self.running.reason_of_end(self.context)
+        {
+            output.note(&format!("ComfyUI ended: {reason}"));
         }
     }
 

@@ -194,6 +194,7 @@ impl Failure {
                 node: Some(failure.node.clone()),
                 class: Some(failure.class_type.clone()),
                 exception: Some(failure.exception.clone()),
+                message: failure.message.clone(),
                 traceback: failure.traceback.clone(),
                 ..plain("execution_error")
             },

@@ -55,6 +55,18 @@ impl Running {
         self.record.url.as_deref().unwrap_or_default()
     }
 
+    /// Why it ended, when it has ended by itself.
+    pub(crate) fn reason_of_end(&self, context: &Context) -> Option<String> {
+        let records = Records::of(context.store().ok()?);
+        match records.find(&name_of(&self.record.version, self.record.role)).ok()? {
+            Found::Left(Some(record)) | Found::Live(Some(record)) => match record.phase {
+                Phase::Ended { reason, .. } => Some(reason),
+                Phase::Starting | Phase::Running | Phase::Stopping => None,
+            },
+            Found::Live(None) | Found::Left(None) | Found::Nothing => None,
+        }
+    }
+
     /// Ends it, when it is tied to this process, and waits until everything of it is gone; else leaves it running.
     /// Dropping it ends it likewise, without waiting.
     pub(crate) fn release(self) -> Result<(), CliError> {

@@ -11,11 +11,28 @@ use super::graph::{InputSlot, Mode, Node};
 use super::info::ObjectInfo;
 
 /// Nodes that exist in the editor alone.
-pub(super) const REROUTE: &str = "Reroute";
-pub(super) const PRIMITIVE: &str = "PrimitiveNode";
+const REROUTE: &str = "Reroute";
+const PRIMITIVE: &str = "PrimitiveNode";
 const SET: &str = "SetNode";
 const GET: &str = "GetNode";
-const NOTES: [&str; 2] = ["Note", "MarkdownNote"];
+/// Waypoints of a widespread node pack.
+const OTHER_REROUTE: &str = "Reroute (rgthree)";
+/// Notes, and switches of that pack that mute and bypass other nodes in the editor; nothing is computed by them.
+const SILENT: [&str; 13] = [
+    "Note",
+    "MarkdownNote",
+    "Bookmark (rgthree)",
+    "Fast Actions Button (rgthree)",
+    "Fast Bypasser (rgthree)",
+    "Fast Groups Bypasser (rgthree)",
+    "Fast Groups Muter (rgthree)",
+    "Fast Muter (rgthree)",
+    "Label (rgthree)",
+    "Mute / Bypass Relay (rgthree)",
+    "Mute / Bypass Repeater (rgthree)",
+    "Node Collector (rgthree)",
+    "Random Unmuter (rgthree)",
+];
 
 /// How many nodes may be on the way of one link.
 const LONGEST: usize = 200;
@@ -35,7 +52,8 @@ pub(super) enum Source {
 
 /// Whether a class exists in the editor alone. A server may have one of this name all the same.
 pub(super) fn is_virtual(class: &str, info: &ObjectInfo) -> bool {
-    !info.knows(class) && ([REROUTE, PRIMITIVE, SET, GET].contains(&class) || NOTES.contains(&class))
+    let editors = [REROUTE, OTHER_REROUTE, PRIMITIVE, SET, GET];
+    !info.knows(class) && (editors.contains(&class) || SILENT.contains(&class))
 }
 
 /// Follows links through frames.

@@ -45,6 +45,7 @@ pub(super) fn values(
         }
         Values::List(values) => match (in_order(node, class, values, &name), &node.named) {
             (Err(_), Some(named)) => by_name(node, class, named, &name),
+            (Ok(found), Some(named)) if !found.defaults.is_empty() => by_name(node, class, named, &name),
             (found, _) => found,
         },
     }
@@ -90,9 +91,17 @@ fn in_order(
     }
     let mut found = reading.found;
     for (key, input) in &reading.missing {
-        if !default(node, input, key, &mut found) {
-            return Err(count());
+        if default(node, input, key, &mut found) {
+            continue;
         }
+        // The first choice is what the editor shows for a widget that is newer than the file. A file without any
+        // values is not older, but broken.
+        let first = match input.kind {
+            Kind::Combo(Some([first, ..])) if !values.is_empty() && !input.takes_file() => first,
+            _ => return Err(count()),
+        };
+        found.defaults.push((key.clone(), first.clone()));
+        found.values.push((key.clone(), first.clone()));
     }
     Ok(found)
 }
