@@ -266,9 +266,12 @@ fn two_versions_share_what_they_have_in_common() {
     let Some(world) = World::new() else { return };
     // Random enough not to be a neighbour's.
     let big: Vec<u8> = (0..400_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    world.index.add(&Wheel::new("alpha", "1.6").module("alpha/big.bin", big));
+    let alpha = Wheel::new("alpha", "1.6").module("alpha/big.bin", big);
+    world.index.add(&alpha);
     world.creating("one", &[]).ok();
     world.creating("two", &["gamma"]).ok();
+    // The index does not say how long its files keep, as many do not; they are taken once all the same.
+    assert_eq!(world.index.server().requests_of(&world.index.file(&alpha.file_name())).len(), 1);
     let usage = world.env.cvs(["du", "--json"]).ok().json();
     let versions = usage["versions"].as_array().expect("versions");
     let two = versions.iter().find(|version| version["name"] == "two").expect("the second version");

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use cvs_store::{ManifestId, Transaction};
+use cvs_store::{BlobId, Index, ManifestId, Transaction};
 use serde_json::Value;
 
 use super::classify;
@@ -92,18 +92,81 @@ fn build_in(
     run(uv, "make an environment", command, &names, &how.options)?;
 
     how.options.event(PythonEvent::Installing { packages });
-    let mut command = uv.command(scratch, offline);
-    command.args(["pip", "sync", "--preview-features", "pylock", "--allow-empty-requirements", "--python"]);
-    command.arg(root.join("bin/python")).arg(&list);
-    places(&mut command, how.index_url, how.extra_index_urls, how.wheels);
-    if how.fresh {
-        command.arg("--no-cache");
+    let sync = |list: &Path, offline: bool| {
+        let mut command = uv.command(scratch, offline);
+        command.args([
+            "pip",
+            "sync",
+            "--preview-features",
+            "pylock",
+            "--allow-empty-requirements",
+            "--python",
+        ]);
+        command.arg(root.join("bin/python")).arg(list);
+        places(&mut command, how.index_url, how.extra_index_urls, how.wheels);
+        if how.fresh {
+            command.arg("--no-cache");
+        }
+        command
+    };
+    let index = transaction.store().index();
+    let seen = Seen::of(pylock, interpreter);
+    let cached = if offline || how.fresh { None } else { seen.cached(index, pylock) };
+    let mut installed = false;
+    if let Some((cached, whole)) = cached {
+        let list = list.with_file_name("pylock.cached.toml");
+        let text = lock::to_toml(&cached, how.wheels)?;
+        fs::write(&list, text).map_err(|source| PythonError::io("write", &list, source))?;
+        // A cache that was emptied since is no failure: everything comes below.
+        let run = uv.run("install the packages", &mut sync(&list, true), &how.options)?;
+        installed = run.status.success() && whole;
     }
-    run(uv, "install the packages", command, &names, &how.options)?;
+    if !installed {
+        run(uv, "install the packages", sync(&list, offline), &names, &how.options)?;
+    }
+    if !how.fresh {
+        seen.remember(index);
+    }
 
     let (builder, Taken { files, bytes, compiled }) =
         ingest::take(transaction, interpreter, &root, &how.options)?;
     Ok(Environment { manifest: transaction.put_manifest(builder)?, files, bytes, packages, compiled })
+}
+
+/// Which packages uv has installed before and therefore has in its cache. Their archives never change, because their
+/// hashes are locked. Yet uv asks for an archive again when its server did not say how long it keeps, and takes it and
+/// unpacks it again when that server cannot say that it is the same: many mirrors are like that. So what was there
+/// before is installed without the network first.
+struct Seen {
+    keys: Vec<String>,
+}
+
+impl Seen {
+    fn of(pylock: &Value, interpreter: &Interpreter) -> Self {
+        let entries = pylock.get("packages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let Interpreter { cache_tag, platform, .. } = interpreter;
+        let key = |entry: &Value| {
+            let id = BlobId::of(format!("{cache_tag} {platform} {entry}").as_bytes());
+            format!("uv:{id}")
+        };
+        Self { keys: entries.iter().map(key).collect() }
+    }
+
+    /// The part of the lock that was seen, if any, and whether that is all of it.
+    fn cached(&self, index: &Index, pylock: &Value) -> Option<(Value, bool)> {
+        let mut cached = pylock.clone();
+        let entries = cached.get_mut("packages").and_then(Value::as_array_mut)?;
+        let mut seen = self.keys.iter().map(|key| index.fact(key).is_some());
+        entries.retain(|_| seen.next().unwrap_or(false));
+        let count = entries.len();
+        (count > 0).then_some((cached, count == self.keys.len()))
+    }
+
+    fn remember(&self, index: &Index) {
+        for key in &self.keys {
+            index.put_fact(key, "installed");
+        }
+    }
 }
 
 fn run(
