@@ -7,6 +7,7 @@
 //! *Locks.* There is one, around all jobs; nothing is waited for while it is held.
 
 mod auth;
+mod connections;
 mod error;
 mod http;
 mod jobs;
@@ -184,14 +185,7 @@ pub fn serve<B: Backend>(
     let config = Arc::new(config);
     let app = http::router(Arc::clone(&config), Arc::clone(&jobs));
     let (farewell, told) = tokio::sync::oneshot::channel::<()>();
-    let mut answering = runtime.spawn(async move {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let goodbye = async {
-            // Whoever drops the sender wants it to end, too.
-            let _ = told.await;
-        };
-        axum::serve(listener, app).with_graceful_shutdown(goodbye).await
-    });
+    let mut answering = runtime.spawn(connections::answer(listener, app, told));
     let finished = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| watch(stop, &jobs, config.drain, &finished));

@@ -383,6 +383,9 @@ fn a_stop_lets_what_runs_end_or_fails_it_in_time() {
         post_json(&url, &json!({ "input": { "workflow": sleeping(600.0) } })).json()
     });
     wait_until(SOON, "it runs", || get(&hasty.url("/health")).json()["jobs"]["inProgress"] == 1);
+    // Who never says what he wants keeps nobody from ending.
+    let mut silent = std::net::TcpStream::connect(hasty.address).unwrap();
+    std::io::Write::write_all(&mut silent, b"GET /hea").unwrap();
     let counts = hasty.end();
     assert_eq!((counts.completed, counts.failed), (0, 1));
     let answer = waiter.join().unwrap();
