@@ -32,7 +32,7 @@ pub(crate) fn run(context: &Context, args: &RestartArgs) -> Result<Exit, CliErro
         Found::Nothing | Found::Live(None) | Found::Left(None) => return Err(not_running().into()),
     };
     if is_live && !record.detached {
-        let pid = record.supervisor.pid;
+        let pid = record.tied_to.unwrap_or(record.supervisor.pid);
         return Err(RunsError::Foreground { version: args.id.to_string(), pid }.into());
     }
     let mut options = record.options.clone();

@@ -15,7 +15,9 @@ use super::shared::EnsureArgs;
 use crate::context::Context;
 use crate::error::{CliError, Exit};
 use crate::format;
-use crate::runs::{self, DEFAULT_HOST, DEFAULT_PORT, End, Interrupts, Keep, Record, Role, Run, RunOptions};
+use crate::runs::{
+    self, DEFAULT_HOST, DEFAULT_PORT, End, Interrupts, Keep, Record, Role, Run, RunOptions, SeenTo,
+};
 
 /// Between two looks at the log.
 const FOLLOW: Duration = Duration::from_millis(50);
@@ -188,7 +190,7 @@ pub(crate) fn run(context: &Context, args: &RunUiArgs) -> Result<Exit, CliError>
         return Ok(Exit::Ok);
     }
     let interrupts = Interrupts::watch(context.cancel())?;
-    let run = Run::begin(context, &ready, &options, false)?;
+    let run = Run::begin(context, &ready, &options, SeenTo::Here)?;
     let follower = Follower::start(context, &run)?;
     let end = run.run(&interrupts, &mut |record| {
         runs::notify_ready();
@@ -221,6 +223,11 @@ fn without_tail(error: CliError) -> CliError {
 }
 
 fn supervise(context: &Context, args: &RunUiArgs, supervisor: Supervisor) -> Result<Exit, CliError> {
+    // Asked for first: who is gone is nobody's parent.
+    let seen_to = match supervisor {
+        Supervisor::Free => SeenTo::Alone,
+        Supervisor::Tied => SeenTo::For(std::os::unix::process::parent_id()),
+    };
     runs::leave_session()?;
     let options = args.how.options(args.role.into(), &args.args, args.ensure.lenient)?;
     let interrupts = Interrupts::watch(context.cancel())?;
@@ -228,7 +235,7 @@ fn supervise(context: &Context, args: &RunUiArgs, supervisor: Supervisor) -> Res
         runs::stop_with_starter(Arc::clone(interrupts.stop()));
     }
     let ready = args.ensure.ensure(context, &args.id)?;
-    let run = Run::begin(context, &ready, &options, true)?;
+    let run = Run::begin(context, &ready, &options, seen_to)?;
     run.run(&interrupts, &mut |record| {
         runs::say_ready(record);
         Ok(())

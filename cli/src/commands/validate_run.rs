@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::shared::EnsureArgs;
 use crate::context::Context;
 use crate::error::{self, CliError, Exit};
-use crate::runs::{Checked, Interrupts, Role, Run, RunOptions};
+use crate::runs::{Checked, Interrupts, Role, Run, RunOptions, SeenTo};
 use crate::table::{Align, Table};
 
 /// What is printed.
@@ -36,7 +36,7 @@ pub(super) fn run(context: &Context, id: &VersionId, ensure: &EnsureArgs) -> Res
     let ready = ensure.ensure(context, id)?;
     let options = RunOptions { ephemeral: true, lenient: ensure.lenient, ..RunOptions::new(Role::Check) };
     let interrupts = Interrupts::watch(context.cancel())?;
-    let run = Run::begin(context, &ready, &options, false)?;
+    let run = Run::begin(context, &ready, &options, SeenTo::Here)?;
     let Checked { nodes, failure } = run.check(&interrupts)?;
     let rows = rows(&ready.spec, nodes);
     let ok = failure.is_none() && rows.iter().all(|row| row.load.state == LoadState::Loaded);

@@ -104,12 +104,12 @@ pub(crate) enum RunsError {
         /// The supervisor.
         pid: u32,
     },
-    /// It is tied to a terminal.
-    #[error("{version} runs in the foreground, as process {pid}")]
+    /// It is tied to a command.
+    #[error("{version} is run by another command, process {pid}")]
     Foreground {
         /// The version.
         version: String,
-        /// The command.
+        /// That command.
         pid: u32,
     },
 }
@@ -163,7 +163,7 @@ impl RunsError {
             }
             Self::Supervisor { hint, .. } => return hint.clone(),
             Self::StillThere { pid, .. } => format!("`kill -9 {pid}` ends it; `cvs stop` clears up then"),
-            Self::Foreground { .. } => "end it with Ctrl-C there, and start it again".to_owned(),
+            Self::Foreground { .. } => "end that, with Ctrl-C or `cvs stop`, and start it again".to_owned(),
             Self::Io { .. } | Self::SupervisorEnded { .. } => return None,
         })
     }

@@ -35,4 +35,4 @@ pub(crate) use options::{DEFAULT_HOST, DEFAULT_PORT, RunOptions};
 pub(crate) use record::{Found, Phase, Record, Records, Role, name_of};
 pub(crate) use status::{RunState, RunStatus, all};
 pub(crate) use stop::{Stopped, stop};
-pub(crate) use supervise::{Checked, End, Run};
+pub(crate) use supervise::{Checked, End, Run, SeenTo};

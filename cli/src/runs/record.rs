@@ -82,8 +82,11 @@ pub(crate) struct Record {
     pub(crate) phase: Phase,
     /// The process that sees to it.
     pub(crate) supervisor: ProcessId,
-    /// False when that is a command of a person's terminal.
+    /// False when it ends with the command that started it.
     pub(crate) detached: bool,
+    /// The command for which another process sees to it, and which it ends with.
+    #[serde(default)]
+    pub(crate) tied_to: Option<u32>,
     /// ComfyUI, which leads a process group.
     pub(crate) comfy: Option<ProcessId>,
     /// `CVS_RUN` in the environment of everything that ComfyUI started.

@@ -44,6 +44,17 @@ pub(crate) struct Checked {
     pub(crate) failure: Option<RunError>,
 }
 
+/// Who sees to a run, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SeenTo {
+    /// The command that a person gave, in the foreground.
+    Here,
+    /// A supervisor, until it is told to end.
+    Alone,
+    /// A supervisor, for as long as the process lives that it is for.
+    For(u32),
+}
+
 /// A run of which this process has the lock.
 pub(crate) struct Run<'a> {
     context: &'a Context,
@@ -58,7 +69,7 @@ impl<'a> Run<'a> {
         context: &'a Context,
         ready: &'a Ready,
         options: &RunOptions,
-        detached: bool,
+        seen_to: SeenTo,
     ) -> Result<Self, CliError> {
         let store = context.store()?;
         let records = Records::of(store);
@@ -80,7 +91,8 @@ impl<'a> Run<'a> {
             role: options.role,
             phase: Phase::Starting,
             supervisor: ProcessId::current(),
-            detached,
+            detached: seen_to == SeenTo::Alone,
+            tied_to: if let SeenTo::For(pid) = seen_to { Some(pid) } else { None },
             comfy: None,
             tag: processes::new_tag(),
             url: None,
@@ -337,6 +349,7 @@ pub(crate) fn clear_away(context: &Context, record: &Record) -> Result<(), CliEr
 /// The error that says where a version runs.
 pub(crate) fn already_runs(version: &str, record: Option<&Record>) -> RunsError {
     let how = match record {
+        Some(Record { tied_to: Some(pid), .. }) => format!("runs already, for process {pid}"),
         Some(Record { phase: Phase::Running, url: Some(url), supervisor, .. }) => {
             format!("runs already, at {url} (process {})", supervisor.pid)
         }
