@@ -68,8 +68,8 @@ pub(crate) struct ServeArgs {
     output_dir: Option<PathBuf>,
 
     /// How many jobs may wait.
-    #[arg(long, value_name = "COUNT", default_value_t = 32)]
-    queue: usize,
+    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    queue: u16,
 
     /// The largest request, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=2048))]
@@ -138,7 +138,7 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<Exit, CliError>
     let config = Config {
         workflow,
         token,
-        queue: args.queue,
+        queue: args.queue.into(),
         body_limit: args.max_body as usize * (1 << 20),
         job_timeout: args.job_timeout,
         keep: args.keep,

@@ -391,3 +391,21 @@ fn a_stop_lets_what_runs_end_or_fails_it_in_time() {
     let answer = waiter.join().unwrap();
     assert_eq!((&answer["status"], &answer["error"]), (&json!("FAILED"), &json!("the server was stopped")));
 }
+
+#[test]
+fn what_is_too_large_for_an_answer_goes_into_a_directory() {
+    let Some(serving) = Serving::new(&[], |config| config.keep_bytes = 100) else { return };
+    let run = |mode: &str| {
+        let body = json!({ "input": { "workflow": picture(1), "output_mode": mode } });
+        serving.post("/runsync", &body).json()
+    };
+    let answer = run("base64");
+    assert_eq!(
+        (&answer["status"], &answer["error"]),
+        (
+            &json!("FAILED"),
+            &json!("the outputs are larger than 100 bytes; ask for output_mode \"directory\"")
+        )
+    );
+    assert_eq!(run("directory")["status"], "COMPLETED");
+}
