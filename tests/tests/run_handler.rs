@@ -146,6 +146,22 @@ fn a_warm_server_takes_one_workflow_after_another() {
     let (record, ..) = handler.only_run("two");
     assert_eq!(record, second);
 
+    // A file that the page opens is as good as the page's own.
+    let graph = json!({
+        "nodes": [
+            { "id": 1, "type": "EmptyImage", "outputs": [{ "name": "IMAGE", "type": "IMAGE", "links": [1] }],
+              "widgets_values": [16, 8, 1, 255] },
+            { "id": 2, "type": "SaveImage", "inputs": [{ "name": "images", "type": "IMAGE", "link": 1 }],
+              "widgets_values": ["x"] },
+        ],
+        "links": [[1, 1, 0, 2, 0, "IMAGE"]], "version": 0.4
+    });
+    let file = handler.workflow("graph.json", &graph);
+    handler.cvs(&["-w", &file, "-o", "graph"]).ok();
+    let (_, dir, files) = handler.only_run("graph");
+    let png = Png::parse(&fs::read(dir.join(&files[0])).unwrap());
+    assert_eq!(serde_json::from_str::<Value>(&png.texts["workflow"]).unwrap(), graph);
+
     failures(&handler);
     partly(&handler);
     inputs(&handler, &server);
@@ -371,6 +387,23 @@ fn an_end_in_the_middle_is_told_and_leaves_nothing() {
     assert!(stderr.contains("ComfyUI ended: it was killed"), "{stderr}");
     assert_eq!(handler.only_run("killed").0["error"]["kind"], "server_died");
     handler.runs.cvs(&["stop", "v"]).output();
+
+    // Another command uses the server meanwhile: it is not taken from under it.
+    let (short, longer) = (sleeping(1.0), sleeping(3.0));
+    let begin = |name: &str, workflow: &Value| {
+        let file = handler.workflow(&format!("{name}.json"), workflow);
+        let mut command = handler.cvs(&["-w", &file, "-o", name]).into_command();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        crate::running::Foreground::start(command)
+    };
+    let first = begin("first", &short);
+    first.says("] 2 TestSleep");
+    let second = begin("second", &longer);
+    second.says("using v as it runs");
+    assert_eq!(first.end().0, Some(0));
+    let (code, _, stderr) = second.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    wait_until(LONG, "the server has ended with its last user", || handler.runs.ps("v").is_none());
 
     // The command itself is killed: its server goes with it.
     let run = start("gone");

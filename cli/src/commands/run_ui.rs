@@ -232,7 +232,9 @@ fn supervise(context: &Context, args: &RunUiArgs, supervisor: Supervisor) -> Res
     let options = args.how.options(args.role.into(), &args.args, args.ensure.lenient)?;
     let interrupts = Interrupts::watch(context.cancel())?;
     if supervisor == Supervisor::Tied {
-        runs::stop_with_starter(Arc::clone(interrupts.stop()));
+        let name = runs::name_of(args.id.as_str(), options.role);
+        let log = runs::log::path(context.store()?.home(), &name);
+        runs::stop_with_starter(log, Arc::clone(interrupts.stop()));
     }
     let ready = args.ensure.ensure(context, &args.id)?;
     let run = Run::begin(context, &ready, &options, seen_to)?;

@@ -2,9 +2,13 @@
 //!
 //! The supervisor says one line of JSON on its standard output, [`Word`]: that the server answers, or why it does not.
 //! Its talk is in `CVS_HOME/run/log/run-NAME.log`.
+//!
+//! A server that is tied to one command may be used by others meanwhile: each user holds a shared lock on the run's log,
+//! and the supervisor that is to end takes the exclusive one first. Whoever cannot get a shared one comes too late.
 
+use std::fs::{File, TryLockError};
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,6 +51,8 @@ pub(crate) struct Running {
     pub(crate) was_warm: bool,
     /// The supervisor ends when its end of this pipe is the last one.
     tie: Option<(Child, ChildStdin)>,
+    /// The log, locked against the end of the run.
+    users: Option<File>,
 }
 
 impl Running {
@@ -70,10 +76,16 @@ impl Running {
     /// Ends it, when it is tied to this process, and waits until everything of it is gone; else leaves it running.
     /// Dropping it ends it likewise, without waiting.
     pub(crate) fn release(self) -> Result<(), CliError> {
-        if let Some((mut supervisor, tie)) = self.tie {
+        let Self { record, tie, users, .. } = self;
+        drop(users);
+        if let Some((mut supervisor, tie)) = tie {
+            let others = File::open(&record.log)
+                .is_ok_and(|log| matches!(log.try_lock(), Err(TryLockError::WouldBlock)));
             drop(tie);
-            let path = self.record.log;
-            supervisor.wait().map_err(RunsError::io("wait for the supervisor of", path))?;
+            // The last of the others is the one that it ends with.
+            if !others {
+                supervisor.wait().map_err(RunsError::io("wait for the supervisor of", record.log))?;
+            }
         }
         Ok(())
     }
@@ -109,7 +121,12 @@ pub(crate) fn acquire(
                 if record.view != ready.view_id.to_hex() {
                     return Err(RunsError::OldRun { version: version.to_owned() }.into());
                 }
-                return Ok(Running { record: *record, was_warm: true, tie: None });
+                // Else it is about to end.
+                if let Some(users) = use_log(&record.log) {
+                    return Ok(Running { record: *record, was_warm: true, tie: None, users: Some(users) });
+                }
+                context.check_cancel()?;
+                thread::sleep(POLL);
             }
             // It is about to answer, or to end.
             Found::Live(_) => {
@@ -163,7 +180,8 @@ pub(crate) fn start(
         Some(Word::Ready(record)) => {
             let tie = child.stdin.take();
             let tie = tie.map(|tie| (child, tie));
-            Ok(Running { record: *record, was_warm: false, tie })
+            let users = use_log(&record.log);
+            Ok(Running { record: *record, was_warm: false, tie, users })
         }
         word => {
             let status = child.wait().map_err(RunsError::io("wait for", &program))?;
@@ -212,11 +230,24 @@ pub(crate) fn leave_session() -> Result<(), CliError> {
     nix::unistd::setsid().map(drop).map_err(|errno| CliError::Signals(errno.into()))
 }
 
-/// Sets `stop` when who started this process is gone.
-pub(crate) fn stop_with_starter(stop: Arc<AtomicBool>) {
+/// Holds off the end of the run with this log; none when it has begun.
+fn use_log(log: &Path) -> Option<File> {
+    let file = File::open(log).ok()?;
+    // Where there are no locks, nobody waits for one either.
+    (!matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))).then_some(file)
+}
+
+/// Sets `stop` when who started this process is gone, and nobody else uses the run with this log.
+pub(crate) fn stop_with_starter(log: PathBuf, stop: Arc<AtomicBool>) {
     thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        let log = File::open(log);
+        if let Ok(log) = &log {
+            let _ = log.lock();
+        }
         stop.store(true, Ordering::Relaxed);
+        // Until this process ends, nobody else begins to use the run.
+        std::mem::forget(log);
     });
 }
 
