@@ -242,6 +242,7 @@ fn doctor_says_what_it_found_and_advises() {
             "fuse",
             "mount",
             "passthrough",
+            "landlock",
             "store",
             "space",
             "reflink",

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use cvs_versions::python::Uv;
 
+use crate::confine;
 use crate::context::Context;
 
 /// The answer to one question.
@@ -50,11 +51,34 @@ impl Finding {
     }
 }
 
+/// Without mounts, cvs works with less.
+fn or_plain_files(finding: Finding) -> Finding {
+    match finding {
+        Finding { name, state: State::Broken, found, advice } => {
+            let advice = advice.unwrap_or_default();
+            Finding::absent(name, found, format!("versions run from plain files (`cvs realize`); {advice}"))
+        }
+        finding => finding,
+    }
+}
+
+fn landlock() -> Finding {
+    const NAME: &str = "landlock";
+    if confine::is_possible() {
+        return Finding::ok(NAME, "programs can be kept from writing into the store");
+    }
+    Finding::absent(
+        NAME,
+        "this kernel has no Landlock, or one before Linux 5.19",
+        "it matters to root without mounts only: `cvs realize --copy-models` makes copies instead of links",
+    )
+}
+
 /// Looks at everything.
 pub(crate) fn examine(context: &Context) -> Vec<Finding> {
-    let mut findings = vec![kernel::fuse_device()];
-    findings.push(kernel::may_mount());
+    let mut findings = vec![or_plain_files(kernel::fuse_device()), or_plain_files(kernel::may_mount())];
     findings.push(kernel::passthrough());
+    findings.push(landlock());
     findings.extend(store::examine(context));
     findings.push(program(
         "git",

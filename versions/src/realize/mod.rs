@@ -281,6 +281,7 @@ impl Job<'_> {
         let wrote = |bytes| (options.events)(Event::Realized { bytes });
         let writer = Writer::begin(self.store, &target, cloned, &wrote, options.cancel)?;
         writer.run(&steps, &write::aside_dir(&self.target))?;
+        writer.sync()?;
         realization.complete = Some(written);
         realization.writing.clear();
         // The mark's time tells what was touched later.

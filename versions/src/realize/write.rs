@@ -57,7 +57,7 @@ impl<'a> Writer<'a> {
         Ok(Self { store, target, tmp, umask: umask(), next_name, reflink, wrote, cancel })
     }
 
-    /// Does all of it, and makes it durable. `aside` is where what is in the way goes.
+    /// Does all of it. `aside` is where what is in the way goes.
     pub(super) fn run(&self, steps: &Steps, aside: &Path) -> Result<(), RealizeError> {
         for path in &steps.aside {
             self.set_aside(path, aside)?;
@@ -85,6 +85,11 @@ impl<'a> Writer<'a> {
             self.link(write)?;
         }
         let _ = fs::remove_dir(self.target.path.join(OWN).join("tmp"));
+        Ok(())
+    }
+
+    /// Makes what was done durable.
+    pub(super) fn sync(&self) -> Result<(), RealizeError> {
         rustix::fs::syncfs(self.target.root())
             .map_err(|errno| RealizeError::io("make durable", &self.target.path, errno))
     }
