@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 use super::table::{MountInfo, source_of};
 use super::{unmount, users};
 use crate::error::CliError;
+use crate::signals;
 
 /// What a daemon says on its standard output when the mount can be used.
 pub(super) const READY: &str = "ready";
@@ -75,11 +76,11 @@ pub(crate) fn serve(
     let mount = Mount::new(Arc::new(overlay), &serve.mountpoint, &options)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(CliError::Signals)?;
     let handle = signals.handle();
+    signals::outlive();
     let watcher = thread::spawn({
         let (mountpoint, cancel) = (serve.mountpoint.clone(), Arc::clone(cancel));
         move || {
             for (number, _) in signals.forever().enumerate() {
-                // The program's own handler ends the process at the second signal; here that would leave a dead mount.
                 cancel.store(false, Ordering::Relaxed);
                 stop(&mountpoint, number > 0);
             }

@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
 use crate::error::CliError;
+use crate::signals;
 
 /// Listens until it is dropped.
 pub(crate) struct Interrupts {
@@ -19,11 +20,12 @@ pub(crate) struct Interrupts {
 }
 
 impl Interrupts {
-    /// Listens from now on. `cancel` is the program's own flag, which ends the process at the second signal while it
-    /// is set.
+    /// Listens from now on. `cancel` is the program's own flag, which is left as if nothing had come: what clears away
+    /// must not be cancelled.
     pub(crate) fn watch(cancel: &Arc<AtomicBool>) -> Result<Self, CliError> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(CliError::Signals)?;
         let handle = signals.handle();
+        signals::outlive();
         let [stop, at_once] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
         let watcher = thread::spawn({
             let (cancel, stop, at_once) = (Arc::clone(cancel), Arc::clone(&stop), Arc::clone(&at_once));
