@@ -15,7 +15,6 @@ use cvs_versions::comfy::RunError;
 use cvs_versions::python::PythonError;
 use cvs_versions::serve::ServeError;
 use cvs_versions::source::SourceError;
-use cvs_versions::spec::VersionId;
 use cvs_versions::{SourceFailure, SpecError, VersionsError};
 
 use crate::jobs::JobsError;
@@ -77,6 +76,9 @@ pub(crate) enum CliError {
     /// The engine.
     #[error(transparent)]
     Versions(#[from] VersionsError),
+    /// uv, apart from any version.
+    #[error(transparent)]
+    Python(#[from] PythonError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -143,6 +145,8 @@ impl CliError {
         match self {
             Self::Spec(error) => of_spec(error),
             Self::Versions(error) => of_versions(error),
+            Self::Python(PythonError::Cancelled) => Exit::Interrupted,
+            Self::Python(_) => Exit::Failed,
             Self::Store(error) => of_store(error),
             Self::Mount(error) => of_mount(error),
             Self::Mounts(error) => of_mounts(error),
@@ -169,6 +173,7 @@ impl CliError {
         match self {
             Self::Spec(error) => hint_of_spec(error),
             Self::Versions(error) => hint_of_versions(error),
+            Self::Python(error) => hint_of_python("ID", error),
             Self::Store(error) => hint_of_store(error),
             Self::Mount(error) => hint_of_mount(error),
             Self::Mounts(error) => hint_of_mounts(error),
@@ -260,7 +265,7 @@ fn hint_of_versions(error: &VersionsError) -> Option<String> {
         VersionsError::Conflict { .. } => Some(
             "give one of them another place: `target_dir` for a node, `target_path` for a model".to_owned(),
         ),
-        VersionsError::Python { id, source } => hint_of_python(id, source),
+        VersionsError::Python { id, source } => hint_of_python(id.as_str(), source),
         VersionsError::Install { .. } => Some(
             "`\"run_install\": false` leaves the script alone; its packages can stand in `python_packages`"
                 .to_owned(),
@@ -276,7 +281,7 @@ fn hint_of_versions(error: &VersionsError) -> Option<String> {
     }
 }
 
-fn hint_of_python(id: &VersionId, error: &PythonError) -> Option<String> {
+fn hint_of_python(id: &str, error: &PythonError) -> Option<String> {
     let text = match error {
         PythonError::Store(error) => return hint_of_store(error),
         PythonError::Io { source, .. } => return hint_of_io(source),

@@ -278,6 +278,18 @@ fn two_versions_share_what_they_have_in_common() {
     let (all, own) = (two["logical_bytes"].as_u64().unwrap(), two["unique_bytes"].as_u64().unwrap());
     // The node and beta are its own, and the manifests of environment and bytecode.
     assert!(all > 400_000 && own < all / 10, "{usage}");
+
+    // What gc takes from the store, uv's cache may still hold, and gives up when asked.
+    for id in ["one", "two"] {
+        world.env.cvs(["delete", id, "--yes"]).ok();
+    }
+    let freed = world.env.cvs(["gc", "--grace", "0"]).ok();
+    assert!(freed.stderr.contains("cvs gc --uv-cache"), "{freed}");
+    let freed = world.env.cvs(["gc", "--uv-cache", "--json"]).ok().json();
+    assert!(freed["uv_cache"]["bytes"].as_u64().is_some_and(|bytes| bytes > 400_000), "{freed}");
+    assert!(!world.env.cvs(["gc", "--grace", "0"]).ok().stderr.contains("--uv-cache"));
+    world.creating("one", &[]).ok();
+    world.env.cvs(["validate", "one", "--deep"]).ok();
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use cvs_store::{Gc, GcPlan};
+use cvs_versions::python::{self, PythonOptions, Uv};
 use serde_json::json;
 
 use crate::context::Context;
@@ -26,7 +27,14 @@ pub(crate) struct GcArgs {
     /// How long the trash keeps things, such as 14d, 36h or 0 to free the space now.
     #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = format::parse_duration)]
     grace: Duration,
+
+    /// Empty uv's cache of packages, too. Versions do not need it; the next new environment downloads again.
+    #[arg(long)]
+    uv_cache: bool,
 }
+
+/// Less than this of uv's cache is not worth a word.
+const WORTH_TELLING: u64 = 1 << 20;
 
 pub(crate) fn run(context: &Context, args: &GcArgs) -> Result<Exit, CliError> {
     let gc = Gc::new(context.store()?, context.workspace()?.roots(), args.grace);
@@ -35,10 +43,20 @@ pub(crate) fn run(context: &Context, args: &GcArgs) -> Result<Exit, CliError> {
     context.check_cancel()?;
     if args.dry_run {
         drop(task);
-        return show_plan(context, &plan, args.grace).map(|()| Exit::Ok);
+        return show_plan(context, &plan, args).map(|()| Exit::Ok);
     }
     task.set_label("removing what is not needed");
     let stats = gc.execute(&plan)?;
+    // Only now: what an object shared with it until a moment ago is its own.
+    let mut cache = python::cache_usage(context.home())?;
+    if args.uv_cache && cache.files > 0 {
+        task.set_label("emptying uv's cache");
+        let options = PythonOptions { cancel: context.cancel(), ..PythonOptions::default() };
+        python::clear_cache(&Uv::find(None, context.home())?, context.home(), &options)?;
+        let left = python::cache_usage(context.home())?;
+        cache.files = cache.files.saturating_sub(left.files);
+        cache.bytes = cache.bytes.saturating_sub(left.bytes);
+    }
     drop(task);
     if context.output().is_json() {
         context.output().json(&json!({
@@ -49,6 +67,8 @@ pub(crate) fn run(context: &Context, args: &GcArgs) -> Result<Exit, CliError> {
             "deleted_bytes": stats.deleted_bytes,
             "partial_files": stats.partial_files,
             "partial_bytes": stats.partial_bytes,
+            "uv_cache": cache,
+            "uv_cache_emptied": args.uv_cache,
         }))?;
         return Ok(Exit::Ok);
     }
@@ -62,7 +82,16 @@ pub(crate) fn run(context: &Context, args: &GcArgs) -> Result<Exit, CliError> {
     if stats.partial_files > 0 {
         let _ = writeln!(text, "downloads given up: {}", files(stats.partial_files, stats.partial_bytes));
     }
+    if args.uv_cache {
+        let _ = writeln!(text, "uv's cache: {}", files(cache.files, cache.bytes));
+    }
     context.output().data(&text)?;
+    if !args.uv_cache && cache.bytes >= WORTH_TELLING {
+        let bytes = format::bytes(cache.bytes);
+        context.output().note(&format!(
+            "uv's cache holds {bytes} that no version shares; `cvs gc --uv-cache` empties it"
+        ));
+    }
     if stats.trashed_objects > 0 && !args.grace.is_zero() {
         let grace = format::duration(args.grace);
         context.output().note(&format!("the trash keeps them for {grace}; `cvs gc --grace 0` frees it now"));
@@ -70,8 +99,9 @@ pub(crate) fn run(context: &Context, args: &GcArgs) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
-fn show_plan(context: &Context, plan: &GcPlan, grace: Duration) -> Result<(), CliError> {
-    let output = context.output();
+fn show_plan(context: &Context, plan: &GcPlan, args: &GcArgs) -> Result<(), CliError> {
+    let (output, grace) = (context.output(), args.grace);
+    let cache = python::cache_usage(context.home())?;
     if output.is_json() {
         let garbage: Vec<_> =
             plan.garbage().map(|(object, bytes)| json!({ "object": object, "bytes": bytes })).collect();
@@ -85,6 +115,7 @@ fn show_plan(context: &Context, plan: &GcPlan, grace: Duration) -> Result<(), Cl
             "expired_bytes": plan.expired_bytes,
             "partial_files": plan.partial_files,
             "partial_bytes": plan.partial_bytes,
+            "uv_cache": cache,
         }));
     }
     let mut text = String::new();
@@ -97,6 +128,9 @@ fn show_plan(context: &Context, plan: &GcPlan, grace: Duration) -> Result<(), Cl
         writeln!(text, "would delete from the trash: {}", objects(plan.expired_objects, plan.expired_bytes));
     if plan.partial_files > 0 {
         let _ = writeln!(text, "would give up downloads: {}", files(plan.partial_files, plan.partial_bytes));
+    }
+    if args.uv_cache {
+        let _ = writeln!(text, "would empty uv's cache: {}", files(cache.files, cache.bytes));
     }
     let _ = writeln!(text, "would keep: {}", objects(plan.live_objects, plan.live_bytes));
     output.data(&text)

@@ -1,6 +1,6 @@
 //! Running versions: where they run, who sees to them, which there are, and how they end.
 //!
-//! A run is one ComfyUI in one [`Place`], with a process of ours that sees to it: the command itself, or a supervisor
+//! A run is one ComfyUI in one `Place`, with a process of ours that sees to it: the command itself, or a supervisor
 //! that it leaves behind. That process has a lock and a record below `CVS_HOME/run/ui/` ([`record`]) for as long as it
 //! lives, and takes down at the end what it made. When it is killed instead, ComfyUI is killed with it by the kernel,
 //! and the next who comes across the record clears the rest away: processes by the run's tag, the mount by its place.

@@ -8,6 +8,7 @@
 
 mod build;
 mod bytecode;
+mod cache;
 mod check;
 mod classify;
 mod conflict;
@@ -26,6 +27,7 @@ mod workers;
 
 pub use build::{BuildOptions, Environment, build};
 pub use bytecode::{BytecodeReport, bytecode};
+pub use cache::{CacheUsage, cache_usage, clear_cache};
 pub use check::{EnvironmentProblem, check};
 pub use error::{PythonError, Side};
 pub use event::{PythonEvent, PythonOptions};

@@ -6,7 +6,7 @@
 //! that was asked for, or the realize is refused before it touched anything. A realize that is interrupted, by a power
 //! cut too, is completed by the next; one of another version writes what differs.
 //!
-//! *Layout.* See [`record`]. In the target, `.cvs/` is ours: `realization.json` is the mark, `tmp/` what is being
+//! *Layout.* See `record`. In the target, `.cvs/` is ours: `realization.json` is the mark, `tmp/` what is being
 //! written, `aside/TIME/` what was set aside. A realization is a root of garbage collection until it is removed.
 //!
 //! *Order.* The record says what is coming before the target is touched, and that it is complete when all of it is
