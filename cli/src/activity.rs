@@ -42,13 +42,12 @@ impl<'a> Activity<'a> {
             Event::Planned { id, parts, unchanged } => {
                 tracing::debug!(%id, parts, unchanged, "planned");
             }
-            Event::Resolving { part, why } => {
+            Event::Resolving { part, why } | Event::Fetching { part, why } => {
                 self.announce(part, why);
-                self.tell(part, Unit::Items, |_| ());
-            }
-            Event::Fetching { part, why } => {
-                self.announce(part, why);
-                self.tell(part, Unit::Items, |_| ());
+                // What is done for the environment is told step by step.
+                if *part != Part::Python {
+                    self.tell(part, Unit::Items, |_| ());
+                }
             }
             Event::Source { part, event } => self.hear_source(part, event),
             Event::Fetched { part, files, reused } => {
