@@ -9,6 +9,7 @@ use cvs_store::{BlobId, Store, StoreError};
 use lru::LruCache;
 
 use crate::error::FsError;
+use crate::prefetch::Trace;
 
 /// Blobs kept open at once.
 const OPEN_BLOBS: NonZeroUsize = NonZeroUsize::new(512).unwrap();
@@ -16,11 +17,12 @@ const OPEN_BLOBS: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 pub(crate) struct Blobs {
     store: Store,
     open: Mutex<LruCache<BlobId, Arc<File>>>,
+    pub(crate) trace: Trace,
 }
 
 impl Blobs {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, open: Mutex::new(LruCache::new(OPEN_BLOBS)) }
+        Self { store, open: Mutex::new(LruCache::new(OPEN_BLOBS)), trace: Trace::new() }
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -43,6 +45,7 @@ impl Blobs {
         if file.metadata().map(|m| m.len()).ok() != Some(size) {
             return Err(damaged(id, "has the wrong size"));
         }
+        self.trace.note(id);
         let file = Arc::new(file);
         cache().put(id, file.clone());
         Ok(file)

@@ -25,6 +25,7 @@ mod load;
 mod mount;
 mod names;
 mod overlay;
+mod prefetch;
 mod remove;
 mod rename;
 mod reply;

@@ -1,7 +1,8 @@
 //! Mounting an overlay and taking the mount down.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use fuser::{Config, Session, SessionACL};
 
@@ -9,6 +10,7 @@ use crate::adapter::Adapter;
 use crate::attach::{self, Attach};
 use crate::error::MountError;
 use crate::overlay::Overlay;
+use crate::prefetch;
 
 /// The type that /proc/mounts shows, behind `fuse.`.
 pub const SUBTYPE: &str = "cvs";
@@ -30,6 +32,8 @@ pub struct MountOptions {
 pub struct Mount {
     session: Session<Adapter>,
     mountpoint: PathBuf,
+    overlay: Arc<Overlay>,
+    name: String,
 }
 
 impl Mount {
@@ -48,15 +52,28 @@ impl Mount {
         // The kernel checks who may: it was told at the mount.
         config.acl = SessionACL::All;
         config.n_threads = Some(options.threads.max(1));
-        let adapter = Adapter { overlay };
+        let adapter = Adapter { overlay: Arc::clone(&overlay) };
         let session = Session::from_fd(adapter, connection, config.acl, config).map_err(failed)?;
-        Ok(Self { session, mountpoint: mountpoint.to_owned() })
+        Ok(Self { session, mountpoint: mountpoint.to_owned(), overlay, name: options.source.clone() })
     }
 
     /// Answers the kernel until the mount is taken down, by whomever; it is never taken down from here. `ready` is
-    /// called when it is usable.
+    /// called when it is usable. What a mount of this source read at its beginning the last time is read ahead.
     pub fn serve(self, ready: impl FnOnce() + Send + 'static) -> Result<(), MountError> {
         let mountpoint = self.mountpoint.clone();
+        let (overlay, name) = (self.overlay, self.name);
+        let over = Arc::new(AtomicBool::new(false));
+        let (end, ended) = mpsc::channel::<()>();
+        let ahead = std::thread::spawn({
+            let over = Arc::clone(&over);
+            move || {
+                let blobs = &overlay.blobs;
+                prefetch::read_ahead(blobs.store(), &name, &over);
+                // Until the beginning is past, or the mount is gone.
+                let _ = ended.recv_timeout(prefetch::BEGINNING);
+                blobs.trace.remember(blobs.store(), &name);
+            }
+        });
         // The first look at the mount waits for the threads that `run` is about to start.
         std::thread::spawn({
             let mountpoint = mountpoint.clone();
@@ -66,7 +83,11 @@ impl Mount {
                 ready();
             }
         });
-        self.session.run().map_err(|source| MountError::Mount { path: mountpoint, source })
+        let served = self.session.run().map_err(|source| MountError::Mount { path: mountpoint, source });
+        over.store(true, Ordering::Relaxed);
+        drop(end);
+        let _ = ahead.join();
+        served
     }
 }
 
