@@ -153,7 +153,12 @@ fn beside(from: &str, named: &str) -> Option<String> {
 
 /// The file that a line includes.
 fn named_file(line: &str) -> Option<&str> {
-    let rest = ["--requirement", "--constraint", "-r", "-c"].iter().find_map(|flag| {
+    value_of(line, &["--requirement", "--constraint", "-r", "-c"])
+}
+
+/// What stands behind the one of `flags` that a line begins with.
+fn value_of<'a>(line: &'a str, flags: &[&str]) -> Option<&'a str> {
+    let rest = flags.iter().find_map(|flag| {
         let rest = line.strip_prefix(flag)?;
         let long = flag.starts_with("--");
         (!long || rest.starts_with([' ', '\t', '='])).then_some(rest)
@@ -163,8 +168,16 @@ fn named_file(line: &str) -> Option<&str> {
 
 /// Why a requirement that names something of this machine is refused.
 fn local(line: &str) -> Option<&'static str> {
-    if line == "-e" || line.starts_with("-e ") || line.starts_with("--editable") {
+    if line.starts_with("-e") || line.starts_with("--editable") {
         return Some("an editable package cannot be part of a version; name it by an address");
+    }
+    // uv would put the value in: a list that comes with a node could send any secret of the person to any host.
+    if line.contains("${") {
+        return Some("a variable of this machine's environment cannot be part of a version");
+    }
+    if let Some(place) = value_of(line, &["--find-links", "-f", "--index-url", "-i", "--extra-index-url"]) {
+        let remote = place.starts_with("https://") || place.starts_with("http://");
+        return (!remote).then_some("a directory of this machine cannot be part of a version");
     }
     if line.starts_with('-') {
         return None;
@@ -275,6 +288,15 @@ mod tests {
             "x @ ./y",
             "sub/dir",
             "~/x",
+            "-e./x",
+            "--find-links ./wheels",
+            "--find-links=file:///wheels",
+            "-f/wheels",
+            "--extra-index-url /simple",
+            "-i file:///simple",
+            "x @ https://h/${HF_TOKEN}/x.whl",
+            "x @ ${HOME}/x",
+            "--extra-index-url https://${HF_TOKEN}@h/simple",
         ] {
             assert!(local(bad).is_some(), "{bad} was taken");
         }
@@ -285,6 +307,8 @@ mod tests {
             "x @ https://h/x.whl",
             "https://h/x.tar.gz",
             "--extra-index-url https://h/simple",
+            "--find-links https://h/torch.html",
+            "--index-url=https://h/simple",
             "-r other.txt",
             "numpy>=1.0 ; sys_platform == 'x/y'",
         ] {
