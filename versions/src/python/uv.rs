@@ -147,7 +147,9 @@ impl Uv {
         options: &PythonOptions<'_>,
     ) -> Result<Run, PythonError> {
         options.check_cancel()?;
-        tracing::debug!(?command, "running uv");
+        // Not the command itself: it would be shown with its environment, and that with the passwords of indexes.
+        let arguments: Vec<_> = command.get_args().collect();
+        tracing::debug!(?arguments, "running uv");
         let child = command
             .process_group(0)
             .stdin(Stdio::null())
