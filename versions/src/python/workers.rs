@@ -2,11 +2,15 @@
 //!
 //! Each belongs to one thread, which sends it a source and waits for its bytecode. They run without an environment, so
 //! that nothing on this machine changes what they write. One that dies over a source is replaced; the source counts as
-//! one that cannot be compiled.
+//! one that cannot be compiled. That somebody killed it, a person or a kernel short of memory, says nothing of the source
+//! and is an error: what is said of a source is remembered.
 
 use std::io::{self, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use rustix::process::Signal;
 
 use super::error::PythonError;
 use super::interpreter::Interpreter;
@@ -50,8 +54,8 @@ impl<'a> Worker<'a> {
             None => self.start()?,
         };
         let Ok(mut bytes) = running.ask(name, source, modified) else {
-            running.end();
-            return Ok(None);
+            let killed = running.death();
+            return killed.map(|()| None).map_err(|source| self.failed("compile with", source));
         };
         self.running = Some(running);
         if bytes.len() <= HEADER {
@@ -71,8 +75,9 @@ impl<'a> Worker<'a> {
         }
         // Before 3.11 the order of constant sets depends on it.
         command.env("PYTHONHASHSEED", "0");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let failed = |source| PythonError::io("start", &self.interpreter.path, source);
+        // In a group of its own a Ctrl-C at the terminal does not reach it: it ends with its stdin.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let failed = |source| self.failed("start", source);
         let mut child = command.spawn().map_err(failed)?;
         match (child.stdin.take(), child.stdout.take()) {
             (Some(requests), Some(answers)) => {
@@ -80,6 +85,10 @@ impl<'a> Worker<'a> {
             }
             _ => Err(failed(io::ErrorKind::BrokenPipe.into())),
         }
+    }
+
+    fn failed(&self, operation: &'static str, source: io::Error) -> PythonError {
+        PythonError::io(operation, &self.interpreter.path, source)
     }
 }
 
@@ -112,8 +121,56 @@ impl Running {
         Ok(bytes)
     }
 
+    /// The end of one that gave no answer; an error when it was killed from outside.
+    fn death(self) -> io::Result<()> {
+        let Self { mut child, requests, answers } = self;
+        // Without them it ends by itself, if it did not yet.
+        drop((requests, answers));
+        let status = child.wait()?;
+        match status.signal().and_then(Signal::from_named_raw) {
+            Some(Signal::KILL | Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT) => {
+                Err(io::Error::other(format!("it was killed ({status})")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn end(mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// What becomes of a source when the interpreter does `deed` at its sight.
+    fn outcome(deed: &str) -> Result<Option<Vec<u8>>, PythonError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("python");
+        std::fs::write(&path, format!("#!/bin/sh\nhead -c 1 >/dev/null\n{deed}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let interpreter = Interpreter {
+            path,
+            version: "3.11.7".to_owned(),
+            implementation: "cpython".to_owned(),
+            platform: "linux-x86_64".to_owned(),
+            cache_tag: "cpython-311".to_owned(),
+        };
+        Worker::new(&interpreter, dir.path()).compile(b"x.py", b"x = 1\n", 0)
+    }
+
+    #[test]
+    fn only_what_a_source_does_is_said_of_it() {
+        for deed in ["exit 1", "kill -SEGV $$", "kill -ABRT $$"] {
+            assert_eq!(outcome(deed).unwrap(), None, "{deed}");
+        }
+        for deed in ["kill -KILL $$", "kill -TERM $$", "kill -INT $$"] {
+            let error = outcome(deed).unwrap_err();
+            assert!(matches!(error, PythonError::Io { operation: "compile with", .. }), "{deed}: {error}");
+        }
     }
 }
