@@ -3,7 +3,7 @@
 //! run once for each content of the node, and never at all without being asked for.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -24,7 +24,7 @@ const SCRIPT: &[u8] = b"install.py";
 /// Between two looks at whether the script has ended.
 const POLL: Duration = Duration::from_millis(50);
 /// Bytes at the end of what a script printed that are kept for an error.
-const TAIL: usize = 4096;
+const TAIL: u64 = 4096;
 
 /// Shows a view as a directory that can be written, for as long as `work` takes.
 pub trait Sandbox: Sync {
@@ -200,11 +200,31 @@ fn wait(
     }
 }
 
+/// The end of a log, which may be of any length.
 fn tail(log: &Path) -> String {
     let mut bytes = Vec::new();
     if let Ok(mut file) = File::open(log) {
-        let _ = file.read_to_end(&mut bytes);
+        let begin = file.metadata().map_or(0, |metadata| metadata.len().saturating_sub(TAIL));
+        let _ = file.seek(SeekFrom::Start(begin)).and_then(|_| file.take(TAIL).read_to_end(&mut bytes));
     }
-    let begin = bytes.len().saturating_sub(TAIL);
-    String::from_utf8_lossy(&bytes[begin..]).trim_end().to_owned()
+    String::from_utf8_lossy(&bytes).trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_huge_log_the_end_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        // More than there is memory, without taking any of the disk.
+        let mut file = File::create(&log).unwrap();
+        file.set_len(1 << 40).unwrap();
+        file.seek(SeekFrom::End(0)).unwrap();
+        std::io::Write::write_all(&mut file, b"the end\n").unwrap();
+        let end = tail(&log);
+        assert_eq!((end.len(), end.trim_start_matches('\0')), (TAIL as usize - 1, "the end"));
+        assert_eq!(tail(&dir.path().join("none")), "");
+    }
 }
