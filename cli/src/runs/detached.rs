@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cvs_versions::Ready;
 use nix::sys::signal::{Signal, kill};
@@ -32,6 +32,9 @@ use crate::logs;
 
 /// Between two looks at whether the person wants it no more.
 const POLL: Duration = Duration::from_millis(20);
+
+/// How long a supervisor may take to write down that what it sees to has ended.
+const WORD_OF_END: Duration = Duration::from_secs(5);
 
 /// What a supervisor says to who started it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,15 +64,25 @@ impl Running {
         self.record.url.as_deref().unwrap_or_default()
     }
 
-    /// Why it ended, when it has ended by itself.
+    /// Why it ended, when it has ended by itself. To be asked when it is gone: its supervisor may hear of that a moment
+    /// later, and is given that moment.
     pub(crate) fn reason_of_end(&self, context: &Context) -> Option<String> {
         let records = Records::of(context.store().ok()?);
-        match records.find(&name_of(&self.record.version, self.record.role)).ok()? {
-            Found::Left(Some(record)) | Found::Live(Some(record)) => match record.phase {
-                Phase::Ended { reason, .. } => Some(reason),
-                Phase::Starting | Phase::Running | Phase::Stopping => None,
-            },
-            Found::Live(None) | Found::Left(None) | Found::Nothing => None,
+        let name = name_of(&self.record.version, self.record.role);
+        let deadline = Instant::now() + WORD_OF_END;
+        loop {
+            match records.find(&name).ok()? {
+                Found::Left(Some(record)) | Found::Live(Some(record)) => {
+                    if let Phase::Ended { reason, .. } = record.phase {
+                        return Some(reason);
+                    }
+                }
+                Found::Live(None) | Found::Left(None) | Found::Nothing => return None,
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            thread::sleep(POLL);
         }
     }
 
