@@ -33,10 +33,10 @@ pub(crate) enum Stopped {
 pub(crate) fn stop(context: &Context, name: &str) -> Result<Stopped, CliError> {
     let records = Records::of(context.store()?);
     let begun = Instant::now();
-    let (mut sent, mut supervisor) = (0, None);
+    let (mut sent, mut supervisor, mut was_live) = (0, None, false);
     loop {
         match records.find(name)? {
-            Found::Nothing if sent > 0 => {
+            Found::Nothing if was_live => {
                 // It has nothing left to do but to end.
                 while supervisor.as_ref().is_some_and(ProcessId::is_alive)
                     && begun.elapsed() < GRACE + CLEARING
@@ -57,6 +57,7 @@ pub(crate) fn stop(context: &Context, name: &str) -> Result<Stopped, CliError> {
                 return Ok(if had_ended { Stopped::Forgotten } else { Stopped::Cleared });
             }
             Found::Live(record) => {
+                was_live = true;
                 context.check_cancel()?;
                 let waited = begun.elapsed();
                 if waited > GRACE + 3 * CLEARING {
@@ -69,12 +70,41 @@ pub(crate) fn stop(context: &Context, name: &str) -> Result<Stopped, CliError> {
                     && sent < due
                 {
                     let signal = if due == 3 { Signal::SIGKILL } else { Signal::SIGTERM };
-                    let _ = kill(Pid::from_raw(record.supervisor.pid.cast_signed()), signal);
-                    sent = due;
-                    supervisor = Some(record.supervisor);
+                    // Else the lock is held by who clears away after it, and its number may be anybody's by now.
+                    if tell(&record.supervisor, signal) {
+                        sent = due;
+                        supervisor = Some(record.supervisor);
+                    }
                 }
                 thread::sleep(POLL);
             }
         }
+    }
+}
+
+/// Sends a signal to a process; false when it is gone, whoever has its number now.
+fn tell(process: &ProcessId, signal: Signal) -> bool {
+    process.is_alive() && kill(Pid::from_raw(process.pid.cast_signed()), signal).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_number_that_was_given_again_gets_no_signal() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let own = ProcessId::of(child.id()).unwrap();
+        let earlier = ProcessId { start_time: own.start_time - 1, ..own.clone() };
+        let other_boot = ProcessId { boot_id: "another".to_owned(), ..own.clone() };
+        for gone in [earlier, other_boot] {
+            assert!(!tell(&gone, Signal::SIGKILL), "{gone:?}");
+        }
+        assert!(child.try_wait().unwrap().is_none());
+        assert!(tell(&own, Signal::SIGKILL));
+        child.wait().unwrap();
+        assert!(!tell(&own, Signal::SIGKILL));
     }
 }
