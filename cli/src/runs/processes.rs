@@ -14,6 +14,8 @@ use nix::unistd::Pid;
 /// The variable that marks the processes of a run.
 pub(crate) const TAG: &str = "CVS_RUN";
 
+/// How long killed processes may take to go: one that waits for a device, or belongs to another user, may never.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at processes that end.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -90,7 +92,8 @@ pub(crate) fn memory(comfy: &ProcessId) -> u64 {
     group.map(|stat| stat.pages).sum::<u64>() * rustix::param::page_size() as u64
 }
 
-/// Ends what is left of a run: asks ComfyUI, and kills what is there after `grace`. How many had to be killed.
+/// Ends what is left of a run: asks ComfyUI, and kills what is there after `grace`. How many had to be killed. What
+/// cannot be killed is left behind: it keeps nothing from being taken down.
 pub(crate) fn end(comfy: Option<&ProcessId>, tag: &str, grace: Duration) -> usize {
     let mut left = of_run(comfy, tag);
     let signal = |pid: u32, signal| {
@@ -109,8 +112,13 @@ pub(crate) fn end(comfy: Option<&ProcessId>, tag: &str, grace: Duration) -> usiz
         }
     }
     let killed = left.len();
+    let deadline = Instant::now() + PATIENCE;
     // Those that are killed may have started others meanwhile.
     while !left.is_empty() {
+        if Instant::now() > deadline {
+            tracing::warn!(?left, "processes of a run cannot be ended");
+            break;
+        }
         left.iter().for_each(|&pid| signal(pid, Signal::SIGKILL));
         thread::sleep(POLL);
         left = of_run(comfy, tag);

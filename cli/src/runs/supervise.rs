@@ -273,7 +273,10 @@ impl<'a> Run<'a> {
 
     fn stop(&self, server: Server, interrupts: &Interrupts) -> Result<ExitStatus, CliError> {
         notify::stopping();
-        self.update(|record| record.phase = Phase::Stopping)?;
+        // A full disk does not keep it from ending in an orderly way.
+        if let Err(error) = self.update(|record| record.phase = Phase::Stopping) {
+            tracing::warn!(%error, "cannot note that it ends");
+        }
         let watch = server.watch();
         std::thread::scope(|scope| {
             scope.spawn(|| {
