@@ -23,6 +23,7 @@ mod write;
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -183,6 +184,15 @@ impl Workspace {
     fn fit_target(&self, id: &VersionId, target: Option<&Path>) -> Result<PathBuf, RealizeError> {
         let target = resolve(&target.map_or_else(|| self.default_target(id), Path::to_owned))?;
         check_place(self.store().home(), &target)?;
+        // Whoever removes the outer one, with everything that programs wrote there, would remove the other.
+        for other in self.records().list()?.iter().map(|other| (&other.target, &other.id)) {
+            let (path, id) = other;
+            let nested = *path != target && (path.starts_with(&target) || target.starts_with(path));
+            if nested && read_mark(path)?.is_some_and(|mark| mark.id == *id) {
+                let reason = "another version is realized in it, or around it";
+                return Err(RealizeError::Unfit { path: target, reason });
+            }
+        }
         Ok(target)
     }
 
@@ -360,7 +370,9 @@ fn situation(
     };
     let moved = mark.as_ref().is_some_and(|mark| mark.home != store.home());
     let mut realization = match (record, mark) {
-        (Some(record), Some(mark)) if record.id == mark.id => record,
+        (Some(record), Some(mark)) if record.id == mark.id && !is_of_another(&mark, store.home(), path)? => {
+            record
+        }
         (_, Some(mark)) if moved => {
             return Err(RealizeError::Foreign { path: path.to_owned(), home: mark.home });
         }
@@ -383,7 +395,23 @@ fn mark_path(target: &Path) -> PathBuf {
     target.join(OWN).join("realization.json")
 }
 
+/// True when the home that the mark names is there and knows the target still: ours is a copy of that one, with copies
+/// of its records. One that was moved left nothing behind.
+fn is_of_another(mark: &Mark, home: &Path, target: &Path) -> Result<bool, RealizeError> {
+    // One home can be mounted at two places.
+    let identity = |home: &Path| fs::metadata(home).ok().map(|found| (found.dev(), found.ino()));
+    if mark.home == home || identity(&mark.home) == identity(home) {
+        return Ok(false);
+    }
+    Ok(Records::new(&mark.home).read(target)?.is_some_and(|theirs| theirs.id == mark.id))
+}
+
+/// The mark, unless somebody else has put something in the place of its directory.
 fn read_mark(target: &Path) -> Result<Option<Mark>, RealizeError> {
+    let own = target.join(OWN);
+    if own.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
+        return Err(RealizeError::Unfit { path: target.to_owned(), reason: "its .cvs is not a directory" });
+    }
     let path = mark_path(target);
     match fs::read(&path) {
         Ok(bytes) => match serde_json::from_slice(&bytes) {
@@ -434,7 +462,6 @@ fn check_place(home: &Path, target: &Path) -> Result<(), RealizeError> {
 
 /// True when files of the store can share their bytes with files at the target.
 fn shares_bytes(store: &Store, target: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
     let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
     let existing = target.ancestors().find_map(device);
     if existing.is_none() || existing != device(store.home()) {

@@ -15,7 +15,7 @@ use super::place::{self, Eye, OWN, Target};
 use super::plan::{Planner, Steps, is_bytecode};
 use super::record::{Realization, boot_id};
 use super::write::Writer;
-use super::{mark_path, read_mark, resolve};
+use super::{is_of_another, mark_path, read_mark, resolve};
 use crate::error::VersionsError;
 use crate::workspace::Workspace;
 
@@ -65,7 +65,11 @@ impl Workspace {
         let path = realization.target.clone();
         let mut report = RemoveReport { target: path.clone(), removed: 0, others: 0, all: everything };
         // Somebody else's directory by now, or none: only the record is ours.
-        if read_mark(&path)?.is_none_or(|mark| mark.id != realization.id) {
+        let ours = match read_mark(&path)? {
+            Some(mark) => mark.id == realization.id && !is_of_another(&mark, self.store().home(), &path)?,
+            None => false,
+        };
+        if !ours {
             if !dry_run {
                 self.records().remove(&path)?;
             }

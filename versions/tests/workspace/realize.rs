@@ -486,6 +486,58 @@ fn a_home_that_moved_keeps_its_realizations() {
     assert_eq!(fs::read(bench.target("models/vae/m.safetensors")).unwrap(), MODEL);
 }
 
+/// A copy of a home has copies of its records: what they name belongs to the first one.
+#[test]
+fn a_home_that_was_copied_leaves_the_realizations_of_the_other() {
+    let bench = Bench::new();
+    bench.version("v");
+    bench.realized("v");
+    fs::write(bench.target("mine"), "").unwrap();
+    let before = tree(&bench.path("target"));
+    let copied =
+        std::process::Command::new("cp").arg("-a").args([bench.path("home"), bench.path("copy")]).status();
+    assert!(copied.unwrap().success());
+    let copy = super::open(&bench.path("copy"));
+    let ready = copy.ensure(&vid("v"), &LockOptions::default()).unwrap();
+    let error = copy.realize(&ready, Some(&bench.path("target")), &forced()).unwrap_err();
+    assert!(matches!(error, VersionsError::Realize(RealizeError::Foreign { .. })), "{error}");
+    copy.delete(&vid("v"), &DeleteOptions { overlay: true, dry_run: false }).unwrap();
+    assert_eq!(tree(&bench.path("target")), before);
+    assert_eq!(copy.realizations().unwrap(), []);
+    assert!(bench.realized("v").unchanged);
+}
+
+#[test]
+fn no_realization_lies_in_another() {
+    let bench = Bench::new();
+    bench.version("v");
+    bench.realized("v");
+    let ready = bench.ws.ensure(&vid("v"), &LockOptions::default()).unwrap();
+    let realize = |target: &Path| bench.ws.realize(&ready, Some(target), &RealizeOptions::default());
+    let error = realize(&bench.target("output/w")).unwrap_err();
+    assert!(
+        error.to_string().ends_with("cannot be a target: another version is realized in it, or around it"),
+        "{error}"
+    );
+    assert!(!bench.target("output/w").exists());
+    // One that is not there any more is in nobody's way.
+    fs::remove_dir_all(bench.path("target")).unwrap();
+    realize(&bench.target("output/w")).unwrap();
+}
+
+/// Its `tmp` would be somebody else's, and is emptied.
+#[test]
+fn our_directory_is_no_link_to_another() {
+    let bench = Bench::new();
+    bench.version("v");
+    fs::create_dir_all(bench.path("precious/tmp/photos")).unwrap();
+    fs::create_dir(bench.path("target")).unwrap();
+    symlink(bench.path("precious"), bench.target(".cvs")).unwrap();
+    let error = bench.realize("v", &forced()).unwrap_err();
+    assert!(error.to_string().ends_with("cannot be a target: its .cvs is not a directory"), "{error}");
+    assert!(bench.path("precious/tmp/photos").exists());
+}
+
 #[test]
 fn a_deletion_takes_what_cvs_wrote() {
     let bench = Bench::new();
