@@ -8,10 +8,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use cvs_store::{Intake, ManifestId, RelPath, Transaction, TreeOptions, View};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::event::{Event, Why};
 use super::lock::{compose_error, grafts};
@@ -23,6 +23,10 @@ use crate::spec::{Installed, Lock, LockedNode, Part, Spec, StaleReason};
 const SCRIPT: &[u8] = b"install.py";
 /// Between two looks at whether the script has ended.
 const POLL: Duration = Duration::from_millis(50);
+/// Marks the processes of one script in their environment, which one that leaves the process group keeps.
+const TAG: &str = "CVS_INSTALL";
+/// How long what a script left running may take to go when it is killed.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes at the end of what a script printed that are kept for an error.
 const TAIL: u64 = 4096;
 
@@ -153,11 +157,14 @@ impl Workspace {
         let mut path = root.join(".venv/bin").into_os_string();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let tag = format!("{}-{:x}", std::process::id(), now.as_nanos());
         let mut child = Command::new(&python)
             .arg("install.py")
             .current_dir(directory)
             .envs(spec.env.iter().map(|(name, value)| (name, value)))
             .env("PATH", path)
+            .env(TAG, &tag)
             .env("VIRTUAL_ENV", root.join(".venv"))
             // What ComfyUI-Manager gives to these scripts.
             .env("COMFYUI_PATH", root)
@@ -170,8 +177,9 @@ impl Workspace {
             .map_err(|error| failed(format!("{} cannot be started: {error}", python.display())))?;
         let group = Pid::from_child(&child);
         let ended = wait(&mut child, options.cancel);
-        // What the script left running would keep the version in use.
+        // What the script left running would keep the version in use, and write into the node while it is taken in.
         let _ = kill_process_group(group, Signal::KILL);
+        end_tagged(&tag);
         match ended {
             Ok(Some(status)) if status.success() => Ok(()),
             Ok(Some(status)) => Err(failed(format!("it ended with {status}"))),
@@ -200,6 +208,40 @@ fn wait(
     }
 }
 
+/// Kills every process with this tag, and those that they start meanwhile.
+fn end_tagged(tag: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = tagged(tag);
+        if left.is_empty() {
+            return;
+        }
+        if Instant::now() > deadline {
+            tracing::warn!(?left, "processes that install.py started cannot be ended");
+            return;
+        }
+        for pid in left {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        std::thread::sleep(POLL / 10);
+    }
+}
+
+fn tagged(tag: &str) -> Vec<Pid> {
+    let wanted = format!("{TAG}={tag}");
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let has_tag = |path: &Path| {
+        // That of a zombie is empty.
+        let environment = std::fs::read(path.join("environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|entry| entry == wanted.as_bytes())
+    };
+    entries
+        .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?).map(|pid| (entry, pid)))
+        .filter(|(entry, _)| has_tag(&entry.path()))
+        .map(|(_, pid)| pid)
+        .collect()
+}
+
 /// The end of a log, which may be of any length.
 fn tail(log: &Path) -> String {
     let mut bytes = Vec::new();
@@ -213,6 +255,24 @@ fn tail(log: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_leaves_the_group_is_ended_as_well() {
+        let tag = format!("test-{}", std::process::id());
+        let mut shell = Command::new("sh");
+        let script = "setsid sh -c 'sleep 600 & sleep 600' & wait";
+        let mut child = shell.args(["-c", script]).env(TAG, &tag).process_group(0).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while tagged(&tag).len() < 4 {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        kill_process_group(Pid::from_child(&child), Signal::KILL).unwrap();
+        child.wait().unwrap();
+        assert!(!tagged(&tag).is_empty(), "the group was all");
+        end_tagged(&tag);
+        assert_eq!(tagged(&tag), []);
+    }
 
     #[test]
     fn of_a_huge_log_the_end_is_read() {
