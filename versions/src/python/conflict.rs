@@ -7,6 +7,7 @@ use super::error::{PythonError, Side};
 use super::event::PythonEvent;
 use super::requirements::{name_of, normalise};
 use super::resolve::{Resolver, Source};
+use super::text::Names;
 
 /// Runs of uv at most; beyond it, lists that are only suspected are named as well.
 const RUNS: usize = 48;
@@ -86,5 +87,24 @@ fn side(source: &Source, explanation: &str) -> Side {
             lines.push("…".to_owned());
         }
     }
+    // An address in them can hold a password.
+    let lines = lines.iter().map(|line| Names::new().clean(line)).collect();
     Side { label: source.label.clone(), lines }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::requirements::Role;
+    use super::super::resolve::Kind;
+    use super::*;
+
+    #[test]
+    fn a_side_shows_no_password() {
+        let lines = ["alpha @ git+https://me:token@host/alpha", "beta>=2"].map(str::to_owned).to_vec();
+        let kind = Kind::List(Role::Packages, "requirements.txt".into());
+        let source = Source { label: "python_packages".to_owned(), kind, lines };
+        let shown = ["alpha @ git+https://host/alpha", "beta>=2"];
+        assert_eq!(side(&source, "alpha and beta").lines, shown);
+        assert_eq!(side(&source, "").lines, shown);
+    }
 }
