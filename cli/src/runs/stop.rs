@@ -61,8 +61,16 @@ pub(crate) fn stop(context: &Context, name: &str) -> Result<Stopped, CliError> {
                 context.check_cancel()?;
                 let waited = begun.elapsed();
                 if waited > GRACE + 3 * CLEARING {
-                    let pid = record.map_or(0, |record| record.supervisor.pid);
-                    return Err(RunsError::StillThere { version: name.to_owned(), pid }.into());
+                    let version = name.to_owned();
+                    return Err(match record.map(|record| record.supervisor).filter(ProcessId::is_alive) {
+                        Some(ProcessId { pid, .. }) => RunsError::StillThere { version, pid },
+                        // Nobody is to be told to kill a number that is not known, or another's.
+                        None => {
+                            let how = "is still being started or cleared away by another process".to_owned();
+                            RunsError::AlreadyRuns { version, how }
+                        }
+                    }
+                    .into());
                 }
                 // Asked, told to hurry, killed.
                 let due = 1 + u32::from(waited > GRACE + CLEARING) + u32::from(waited > GRACE + 2 * CLEARING);
