@@ -22,9 +22,10 @@ mod runs;
 mod signals;
 mod table;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::args::Cli;
 use crate::context::Context;
@@ -32,6 +33,12 @@ use crate::error::Exit;
 use crate::output::Output;
 
 fn main() -> ExitCode {
+    // By itself clap shows the help only where no variable, such as CVS_HOME, stands for an option.
+    if std::env::args_os().len() < 2 {
+        // A stderr that is closed leaves nobody to tell.
+        let _ = write!(io::stderr(), "{}", Cli::command().render_help());
+        return Exit::Usage.into();
+    }
     let cli = Cli::parse();
     let output = Output::new(&cli.global);
     let result = start(cli, &output);

@@ -19,6 +19,16 @@ fn refused(world: &World, command: CvsCommand, code: i32, words: &[&str]) {
     world.assert_staging_is_clean();
 }
 
+/// Also where a variable stands for an option, as CVS_HOME does here.
+#[test]
+fn without_a_command_the_help_is_shown() {
+    let world = World::new();
+    let output = world.cvs(&[]).code(2);
+    assert_eq!(output.stdout, "", "{output}");
+    assert!(output.stderr.starts_with("Keeps versions of ComfyUI"), "{output}");
+    assert!(!output.stderr.contains("confine"), "{output}");
+}
+
 #[test]
 fn an_unknown_version_is_told_by_every_command() {
     let world = World::new();
