@@ -60,6 +60,11 @@ fn what_cannot_be_set_is_named_with_what_could() {
         ("3=4", "\"3=4\" is not an assignment: expected NODE.INPUT=VALUE"),
         ("Smpler.seed=4", "no node has the id, title or class \"Smpler\"; there is `Sampler`, `KSampler`"),
         (
+            "99.seed=4",
+            "no node has the id, title or class \"99\"; there is `1 (LoadImage)`, `2 (LoadImage)`, `3 (KSampler)`, \
+             `4 (CLIPTextEncode)`, `5 (Custom)`, `6 (LoadAudio)`",
+        ),
+        (
             "LoadImage.image=x.png",
             "\"LoadImage\" is more than one node: node 1 (LoadImage), node 2 (LoadImage \"Mask v1.0\"); name it by its id",
         ),

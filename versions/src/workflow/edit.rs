@@ -59,7 +59,7 @@ impl Prompt {
                     || self.nodes().flat_map(|node| [Some(node.id), node.title, Some(node.class)]).flatten();
                 let mut alike = near(wanted, names());
                 if alike.is_empty() && self.as_object().len() <= 8 {
-                    alike = self.nodes().map(|node| format!("{}` (`{})", node.id, node.class)).collect();
+                    alike = self.nodes().map(|node| format!("{} ({})", node.id, node.class)).collect();
                 }
                 Err(WorkflowError::UnknownNode { wanted: wanted.to_owned(), near: alike })
             }
