@@ -142,6 +142,12 @@ fn every_problem_has_its_place_what_was_found_and_what_is_accepted() {
             "python.version: found the number 3.11; expected a version such as \"3.11\", in quotes: \"3.11\"".to_owned(),
         ),
         (
+            json!({"python": {"version": "/usr/bin/python3"}}),
+            "python.version: found \"/usr/bin/python3\"; expected a version such as \"3.11\"; a program is named by \
+             `COMFY_PYTHON` in `env`"
+                .to_owned(),
+        ),
+        (
             json!({"python_packages": ["-r", "requirements.txt"]}),
             "python_packages[0]: found \"-r\"; expected a requirement such as `name==1.2`; leave `-r` out: write the \
              packages themselves"

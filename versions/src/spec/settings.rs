@@ -10,6 +10,7 @@ use super::reader::{Fields, Findings, describe};
 use super::warning::Warning;
 
 const VERSION: &str = "a version such as \"3.11\"";
+const VERSION_NOT_PROGRAM: &str = "a version such as \"3.11\"; a program is named by `COMFY_PYTHON` in `env`";
 const INDEX: &str = "the address of a package index, `https://…`";
 const BACKEND: &str = "a name that uv knows, such as \"auto\", \"cpu\" or \"cu128\"";
 
@@ -23,7 +24,8 @@ pub(super) fn python(fields: &mut Fields<'_>, findings: &mut Findings) -> Python
     if let Some(version) = &version
         && (!version.starts_with(|c: char| c.is_ascii_digit()) || version.contains(char::is_whitespace))
     {
-        findings.problem("python.version", format!("{version:?}"), VERSION);
+        let expected = if version.contains('/') { VERSION_NOT_PROGRAM } else { VERSION };
+        findings.problem("python.version", format!("{version:?}"), expected);
     }
     let index_url = python.text("index_url", INDEX, findings);
     let index_url = index_url.and_then(|text| index(text, python.at("index_url"), findings));
