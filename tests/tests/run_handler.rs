@@ -223,6 +223,10 @@ fn failures(handler: &Handler) {
         "{}",
         output.stderr
     );
+    // In the API format the server says so, in words of its own.
+    let nowhere = handler.workflow("nowhere.json", &json!({ "1": node("FromNowhere", json!({})) }));
+    let output = handler.cvs(&["-w", &nowhere, "-o", "nowhere"]).code(1);
+    assert!(output.stderr.contains("hint: add the nodes that bring such classes"), "{}", output.stderr);
     let output = handler.cvs(&["-w", &unknown, "--output", "ftp://x"]).code(2);
     assert!(output.stderr.contains("ftp://x"), "{}", output.stderr);
     let sleep = handler.workflow("sleep.json", &sleeping(0.0));

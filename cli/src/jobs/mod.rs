@@ -11,7 +11,7 @@ use std::io;
 use std::path::PathBuf;
 
 use cvs_versions::bucket::BucketError;
-use cvs_versions::comfy::{ClientError, JobError};
+use cvs_versions::comfy::{ClientError, Complaint, JobError};
 use cvs_versions::fetch::FetchError;
 use cvs_versions::workflow::WorkflowError;
 
@@ -120,11 +120,7 @@ impl JobsError {
     pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Workflow { source, .. } => match **source {
-                WorkflowError::UnknownClasses { .. } => {
-                    "add the nodes that bring them to `custom_nodes` of the spec; `cvs validate --run` tells nodes \
-                     that could not be loaded"
-                        .to_owned()
-                }
+                WorkflowError::UnknownClasses { .. } => UNKNOWN_CLASS.to_owned(),
                 WorkflowError::GroupNodes { .. } => {
                     "turn them into subgraphs in the editor, or save the workflow there in the API format".to_owned()
                 }
@@ -142,6 +138,7 @@ impl JobsError {
                 JobError::Partial { .. } => {
                     "--allow-partial runs what can be run".to_owned()
                 }
+                JobError::Rejected { ref complaint, .. } if is_unknown_class(complaint) => UNKNOWN_CLASS.to_owned(),
                 JobError::TimedOut { .. } => "--timeout gives it more time".to_owned(),
                 JobError::Silent { .. } => "COMFY_RESPOND_TIMEOUT, in seconds, gives it more time".to_owned(),
                 _ => return None,
@@ -154,4 +151,13 @@ impl JobsError {
             _ => return None,
         })
     }
+}
+
+const UNKNOWN_CLASS: &str = "add the nodes that bring such classes to `custom_nodes` of the spec; `cvs validate --run` \
+                             tells nodes that could not be loaded";
+
+/// Whether ComfyUI has no such class of node. Older commits have one kind for this and for nodes without any class.
+fn is_unknown_class(complaint: &Complaint) -> bool {
+    complaint.kind == "missing_node_type"
+        || (complaint.kind == "invalid_prompt" && complaint.message.ends_with("does not exist."))
 }

@@ -150,7 +150,9 @@ impl RunsError {
             }
             Self::OldRun { version } => format!("`cvs restart {version}` starts it with the new one"),
             Self::NotRunning { .. } => "`cvs ps` shows what runs".to_owned(),
-            Self::NeverRan { version } => format!("`cvs run-ui {version}` runs it"),
+            Self::NeverRan { version } => {
+                format!("`cvs run-ui {version}` runs it; `cvs list` shows the versions that there are")
+            }
             Self::NoInterpreter { .. } => {
                 "name one in the spec: `python.version`, or `env.COMFY_PYTHON` with a path".to_owned()
             }
