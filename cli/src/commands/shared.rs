@@ -93,7 +93,9 @@ impl EnsureArgs {
         };
         let ready = self.workspace(context)?.ensure(id, &options)?;
         drop(activity);
-        warn(context.output(), &ready.report.warnings);
+        // Where a model goes was decided, and said, when it was locked; whoever runs it every day need not hear it again.
+        let said = |warning: &&Warning| ready.report.unchanged && is_of_locking(warning);
+        warn(context.output(), ready.report.warnings.iter().filter(|warning| !said(warning)));
         if !ready.report.unchanged {
             context.output().note(&format!("brought up to date: {}", locked_line(&ready.report)));
         }
@@ -106,6 +108,11 @@ pub(crate) fn warn<'a>(output: &Output, warnings: impl IntoIterator<Item = &'a W
     for warning in warnings {
         output.warning(&warning.to_string());
     }
+}
+
+/// Whether a warning is about what locking decides, and so is news only when the lock changes.
+pub(crate) fn is_of_locking(warning: &Warning) -> bool {
+    matches!(warning, Warning::FolderGuessed { .. })
 }
 
 /// What a lock holds now: `wan: 12 new objects, 3.20 MiB`.

@@ -7,7 +7,7 @@ use cvs_versions::realize::{ChangeKind, CheckOptions, TargetReport};
 use cvs_versions::spec::{VersionId, Warning};
 use cvs_versions::{Event, PartReport, PartState, ValidateOptions, ValidateReport};
 
-use super::shared::{EnsureArgs, warn};
+use super::shared::{EnsureArgs, is_of_locking, warn};
 use super::validate_run;
 use crate::activity::Activity;
 use crate::context::Context;
@@ -50,8 +50,9 @@ pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Result<Exit, CliErr
         return validate_run::run(context, &args.id, &args.ensure);
     }
     let fetch = !args.ensure.locked && !args.ensure.offline;
+    let mut unchanged = false;
     if fetch {
-        args.ensure.ensure(context, &args.id)?;
+        unchanged = args.ensure.ensure(context, &args.id)?.report.unchanged;
     }
     let activity = Activity::new(context);
     let events = |event: Event<'_>| activity.hear(event);
@@ -66,7 +67,9 @@ pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Result<Exit, CliErr
     drop(activity);
     let output = context.output();
     // What is odd in the spec was said when its lock was brought up to date.
-    let told = |warning: &&Warning| !fetch || matches!(warning, Warning::InstallNotRun { .. });
+    let told = |warning: &&Warning| {
+        !fetch || matches!(warning, Warning::InstallNotRun { .. }) || (unchanged && is_of_locking(warning))
+    };
     warn(output, report.warnings.iter().filter(told));
     if output.is_json() {
         output.json(&report)?;
