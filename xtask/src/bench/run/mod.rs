@@ -218,8 +218,15 @@ fn overhead(lab: &Lab, sides: &Sides) -> Outcome {
         let _ = child.wait();
         answered.map(|()| took)
     };
-    let mut hand = [Peer { name: "by hand", prepare: Box::new(|| Ok(())), body: Box::new(by_hand) }];
-    let by_hand = lab.compare(&mut hand)?[0];
+    let mut standing = [Peer { name: "by hand", prepare: Box::new(|| Ok(())), body: Box::new(&by_hand) }];
+    let standing = lab.compare(&mut standing)?[0];
+    // What run-ui mounts is fresh: nothing of it is in the kernel's caches yet.
+    let remount = || {
+        umount(lab, sides, &at)?;
+        mount(lab, sides).map(drop)
+    };
+    let mut fresh = [Peer { name: "by hand, fresh", prepare: Box::new(remount), body: Box::new(&by_hand) }];
+    let fresh = lab.compare(&mut fresh)?[0];
     umount(lab, sides, &at)?;
 
     let run_ui = || {
@@ -235,11 +242,12 @@ fn overhead(lab: &Lab, sides: &Sides) -> Outcome {
     run_ui()?;
     let mut ours = [Peer { name: "run-ui", prepare: Box::new(|| Ok(())), body: Box::new(run_ui) }];
     let ours = lab.compare(&mut ours)?[0];
-    let added = ours.saturating_sub(by_hand);
+    let added = ours.saturating_sub(fresh);
     let mut table = Table::new(&["until it answers", "time"]);
-    table.row(vec!["main.py by hand, in a standing mount".to_owned(), time(by_hand)]);
+    table.row(vec!["main.py by hand, in a standing mount".to_owned(), time(standing)]);
+    table.row(vec!["main.py by hand, in a mount just made".to_owned(), time(fresh)]);
     table.row(vec!["cvs run-ui --detach, mounting included".to_owned(), time(ours)]);
-    table.row(vec!["added".to_owned(), time(added)]);
+    table.row(vec!["added to the mount just made".to_owned(), time(added)]);
     table.print();
     aim("run-ui adds less than 100 ms", added < Duration::from_millis(100));
     Ok(())
