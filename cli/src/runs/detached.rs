@@ -114,7 +114,7 @@ pub(crate) enum Keep {
 }
 
 /// A running server of the version: the one that runs, or a new one. One that runs is taken as it is, whatever it was
-/// started for, if it shows this view and does not end with another command.
+/// started for, if it shows this view; one that is tied to another command goes on until its last user is done.
 pub(crate) fn acquire(
     context: &Context,
     ready: &Ready,
@@ -127,10 +127,6 @@ pub(crate) fn acquire(
     loop {
         match records.find(&name)? {
             Found::Live(Some(record)) if record.phase == Phase::Running => {
-                // It would end under our hands.
-                if record.tied_to.is_some_and(|pid| pid != std::process::id()) {
-                    return Err(already_runs(version, Some(&record)).into());
-                }
                 if record.view != ready.view_id.to_hex() {
                     return Err(RunsError::OldRun { version: version.to_owned() }.into());
                 }

@@ -135,7 +135,11 @@ impl<'a> Run<'a> {
                 Err(error) => self.stop(server, interrupts).and(Err(error)),
             }
         });
-        let detached = self.record.borrow().detached;
+        // The command that a run is tied to asks why it broke down; only a person wants to know that it ended.
+        let asked = {
+            let record = self.record.borrow();
+            record.detached || (record.tied_to.is_some() && result.is_err())
+        };
         let ended = match &result {
             Err(CliError::Run(RunError::Crashed { status, reason, .. })) => {
                 Some(Phase::Ended { code: status.code(), reason: reason.clone() })
@@ -145,7 +149,7 @@ impl<'a> Run<'a> {
         };
         match ended {
             // Nobody watches it, so it is kept until somebody looks. A start that failed is told to who started it.
-            Some(phase) if detached && answered => self.update(|record| {
+            Some(phase) if asked && answered => self.update(|record| {
                 record.phase = phase;
                 record.mount = None;
                 record.scratch = None;
