@@ -6,8 +6,8 @@
 //! for them at once, several at a time. It changes nothing but how soon they are in memory.
 
 use std::collections::HashSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cvs_store::{BlobId, Store};
@@ -79,7 +79,7 @@ fn remembered(store: &Store, name: &str) -> Vec<BlobId> {
 }
 
 /// Asks for what the mount `name` read the last time, until `stop` is set. Returns when all of it was asked for.
-pub(crate) fn read_ahead(store: &Store, name: &str, stop: &Arc<AtomicBool>) {
+pub(crate) fn read_ahead(store: &Store, name: &str, stop: &AtomicBool) {
     let ids = remembered(store, name);
     let (next, bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
     let work = || {
@@ -130,6 +130,6 @@ mod tests {
         assert_eq!(remembered(&store, "v").len(), 100);
 
         // None of them is there; that is nobody's problem.
-        read_ahead(&store, "v", &Arc::default());
+        read_ahead(&store, "v", &AtomicBool::new(false));
     }
 }
