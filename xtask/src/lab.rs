@@ -17,6 +17,7 @@ pub(crate) struct Lab {
     quick: bool,
     runs: usize,
     version: Option<String>,
+    parts: Vec<String>,
 }
 
 impl Lab {
@@ -27,7 +28,7 @@ impl Lab {
         let dir = dir.canonicalize().doing(|| format!("resolving {}", dir.display()))?;
         let cvs = std::env::var_os("CVS_BIN").map_or_else(|| project.release("cvs"), PathBuf::from);
         let (root, tools) = (project.root().to_path_buf(), project.tools().join("bin"));
-        let lab = Lab { root, cvs, tools, dir, quick, runs: 1, version: None };
+        let lab = Lab { root, cvs, tools, dir, quick, runs: 1, version: None, parts: Vec::new() };
         lab.clear();
         Ok(lab)
     }
@@ -42,6 +43,17 @@ impl Lab {
     pub(crate) fn with_version(mut self, version: Option<String>) -> Lab {
         self.version = version;
         self
+    }
+
+    /// Has only these parts measured of a benchmark that has parts.
+    pub(crate) fn with_parts(mut self, parts: Vec<String>) -> Lab {
+        self.parts = parts;
+        self
+    }
+
+    /// The parts to measure; all of them, when it is empty.
+    pub(crate) fn parts(&self) -> &[String] {
+        &self.parts
     }
 
     /// The version of the person's to measure.

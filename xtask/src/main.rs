@@ -28,7 +28,7 @@ usage: cargo xtask COMMAND
   setup [--check]            install what the project needs on Debian or Ubuntu; --check only looks
   test [--long] [FILTER...]  every check and every test; with FILTERs, only the tests whose names match
   demo [--repo URL[@REF]]    the main job, end to end, on the tests' own ComfyUI or on the one at URL
-  bench [--runs N] [--quick] [--version ID] [NAME...]
+  bench [--runs N] [--quick] [--version ID] [NAME...|fs:PART...]
                              compare with what people use today; without NAMEs, all of them; `run` can start
                              a version of yours
   posix [--quick] [SUITE...] public POSIX suites on a mount and on other filesystems; without SUITEs, all of

@@ -27,17 +27,28 @@ pub(super) fn tree(lab: &Lab, files: u64) -> Outcome<PathBuf> {
 
 /// A directory that holds one file, `model.safetensors`, of `size` bytes that do not compress.
 pub(super) fn model(lab: &Lab, size: u64) -> Outcome<PathBuf> {
-    keep(lab, &format!("model-{size}"), |dir| {
-        let mut random = Random::new(size);
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(dir.join(MODEL))?);
-        let mut left = size as usize;
-        while left > 0 {
-            let part = left.min(1 << 20);
-            file.write_all(&random.bytes(part))?;
-            left -= part;
-        }
-        file.into_inner()?.sync_all()
+    keep(lab, &format!("model-{size}"), |dir| incompressible(&dir.join(MODEL), size))
+}
+
+/// The same file in a directory `models/`.
+pub(super) fn models(lab: &Lab, size: u64) -> Outcome<PathBuf> {
+    keep(lab, &format!("models-{size}"), |dir| {
+        let models = dir.join("models");
+        fs::create_dir_all(&models)?;
+        incompressible(&models.join(MODEL), size)
     })
+}
+
+fn incompressible(file: &Path, size: u64) -> std::io::Result<()> {
+    let mut random = Random::new(size);
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(file)?);
+    let mut left = size as usize;
+    while left > 0 {
+        let part = left.min(1 << 20);
+        file.write_all(&random.bytes(part))?;
+        left -= part;
+    }
+    file.into_inner()?.sync_all()
 }
 
 /// The name of the file in [`model`]'s directory.
@@ -77,7 +88,7 @@ impl Random {
         self.0
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(super) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 

@@ -65,6 +65,15 @@ impl Lab {
         Ok(samples.into_iter().map(median).collect())
     }
 
+    /// Bytes that are free where the laboratory is.
+    pub(super) fn free_space(&self) -> Outcome<u64> {
+        let out = shell::output(Command::new("df").args(["--output=avail", "-B1"]).arg(self.dir()))?;
+        match out.lines().last().and_then(|line| line.trim().parse().ok()) {
+            Some(bytes) => Ok(bytes),
+            None => fail!("`df` said '{}'", out.trim()),
+        }
+    }
+
     pub(super) fn can_drop_caches(&self) -> bool {
         is_root() && Path::new("/proc/sys/vm/drop_caches").exists()
     }

@@ -10,6 +10,7 @@
 mod check;
 mod data;
 mod disk;
+mod fs;
 mod ingest;
 mod machine;
 mod measure;
@@ -39,6 +40,11 @@ const BENCHES: &[Bench] = &[
     Bench { name: "read", about: "reading a 4 GiB file through the mount", run: read::run },
     Bench { name: "walk", about: "listing and reading 30,000 files through the mount", run: walk::run },
     Bench { name: "mount", about: "time to mount, and memory, by number of entries", run: mount::run },
+    Bench {
+        name: "fs",
+        about: "the mount against the native filesystem, overlayfs and fuse-overlayfs",
+        run: fs::run,
+    },
     Bench { name: "disk", about: "space of ten versions that differ in one node each", run: disk::run },
     Bench { name: "run", about: "starting ComfyUI from the mount, and by run-ui", run: run::run },
     Bench {
@@ -50,13 +56,13 @@ const BENCHES: &[Bench] = &[
     Bench { name: "check", about: "gc --dry-run and fsck over 100,000 objects", run: check::run },
 ];
 
-const USAGE: &str = "usage: cargo xtask bench [--runs N] [--quick] [--version ID] [NAME...]";
+const USAGE: &str = "usage: cargo xtask bench [--runs N] [--quick] [--version ID] [NAME...|fs:PART...]";
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
     let mut runs = None;
     let mut quick = false;
     let mut version = None;
-    let mut names = Vec::new();
+    let (mut names, mut parts) = (Vec::new(), Vec::new());
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -70,6 +76,10 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
                 None => fail!(usage, "--version takes a version of yours, which `run` starts; {USAGE}"),
             },
             name if BENCHES.iter().any(|b| b.name == name) => names.push(name),
+            part if fs::parts().any(|name| part.strip_prefix("fs:") == Some(name)) => {
+                names.push("fs");
+                parts.extend(part.strip_prefix("fs:").map(str::to_owned));
+            }
             other => fail!(usage, "there is no benchmark '{other}'; {USAGE}\n\n{}", listing()),
         }
     }
@@ -87,7 +97,7 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
     }
 
     let lab = Lab::open(project, "bench", quick)?.with_runs(runs.unwrap_or(if quick { 1 } else { 5 }));
-    let lab = lab.with_version(version);
+    let lab = lab.with_version(version).with_parts(parts);
     println!("{}", machine::facts(&lab)?);
     let mut failed = Vec::new();
     for bench in BENCHES.iter().filter(|b| names.is_empty() || names.contains(&b.name)) {
@@ -104,5 +114,6 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
 }
 
 fn listing() -> String {
-    BENCHES.iter().map(|b| format!("  {:11} {}\n", b.name, b.about)).collect()
+    let parts = fs::parts().map(|name| format!("  fs:{name:8} of that, this part\n"));
+    BENCHES.iter().map(|b| format!("  {:11} {}\n", b.name, b.about)).chain(parts).collect()
 }

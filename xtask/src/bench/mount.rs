@@ -57,7 +57,7 @@ pub(super) fn run(lab: &Lab) -> Outcome {
 }
 
 /// From the call of `cvs mount` to the first answer from the mount.
-fn mount_time(lab: &Lab, id: &str, at: &Path, cold: bool) -> Outcome<Duration> {
+pub(super) fn mount_time(lab: &Lab, id: &str, at: &Path, cold: bool) -> Outcome<Duration> {
     let mut mounted = false;
     let peer = Peer {
         name: "cvs mount",
@@ -81,7 +81,7 @@ fn mount_time(lab: &Lab, id: &str, at: &Path, cold: bool) -> Outcome<Duration> {
 }
 
 /// The process that serves the mount, as `cvs mounts --json` tells it.
-fn daemon(lab: &Lab, at: &Path) -> Outcome<u64> {
+pub(super) fn daemon(lab: &Lab, at: &Path) -> Outcome<u64> {
     let listing = shell::output(lab.cvs().args(["mounts", "--json"]))?;
     // One mount is alive at a time, so that the only `pid` is its daemon's.
     let digits = listing.split_once("\"pid\"").map(|(_, rest)| {
@@ -94,7 +94,7 @@ fn daemon(lab: &Lab, at: &Path) -> Outcome<u64> {
 }
 
 /// Memory of a process that is in RAM, in bytes.
-fn resident(pid: u64) -> Outcome<u64> {
+pub(super) fn resident(pid: u64) -> Outcome<u64> {
     match measure::kib(&format!("/proc/{pid}/status"), "VmRSS") {
         Some(kib) => Ok(kib * 1024),
         None => fail!("process {pid}, which served the mount, is gone"),

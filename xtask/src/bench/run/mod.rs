@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use self::world::{IMPORTS, World};
 use super::measure::{Peer, clock};
 use crate::failure::{Doing, Outcome, fail};
 use crate::lab::Lab;
@@ -24,6 +23,7 @@ use crate::table::{Table, aim, ratio, time};
 
 pub(super) use self::environment::run as environment;
 pub(super) use self::realize::run as realize;
+pub(super) use self::world::{IMPORTS, World, commit};
 
 const ID: &str = "run";
 const QUICK_TEST: &[&str] = &["main.py", "--cpu", "--quick-test-for-ci"];

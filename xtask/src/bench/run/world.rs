@@ -12,11 +12,11 @@ use crate::lab::Lab;
 use crate::shell;
 
 /// What the node `heavy` imports: nothing that needs a device, and about 2,500 modules in all.
-pub(super) const IMPORTS: &str =
+pub(in crate::bench) const IMPORTS: &str =
     "import sympy, scipy.stats, scipy.optimize, networkx, sklearn.ensemble, pandas, matplotlib.pyplot";
 
 /// Where packages and repositories come from.
-pub(super) struct World {
+pub(in crate::bench) struct World {
     index: Index,
     core: PathBuf,
     heavy: PathBuf,
@@ -24,7 +24,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn make(lab: &Lab) -> Outcome<World> {
+    pub(in crate::bench) fn make(lab: &Lab) -> Outcome<World> {
         let files = data::keep_made(lab, "run-index", |dir| fill_index(lab, dir))?;
         let repos = lab.work("repos")?;
         let template = lab.root().join("tests/comfyui/core");
@@ -45,7 +45,7 @@ impl World {
     }
 
     /// `cvs create ID`, with the environment unless told otherwise, and with one node more if asked.
-    pub(super) fn create(&self, lab: &Lab, id: &str, python: bool, more: bool) -> Command {
+    pub(in crate::bench) fn create(&self, lab: &Lab, id: &str, python: bool, more: bool) -> Command {
         let mut create = if python { lab.cvs_with_python() } else { lab.cvs() };
         create.args(["create", id, "--repo"]).arg(url(&self.core)).arg("--node").arg(url(&self.heavy));
         if more {
@@ -56,7 +56,7 @@ impl World {
     }
 
     /// The same by hand: clones.
-    pub(super) fn clone_by_hand(&self, lab: &Lab, dir: &Path) -> Outcome {
+    pub(in crate::bench) fn clone_by_hand(&self, lab: &Lab, dir: &Path) -> Outcome {
         let node = dir.join("custom_nodes/heavy");
         for (repo, to) in [(&self.core, dir), (&self.heavy, node.as_path())] {
             shell::quiet(lab.command("git").args(["clone", "--quiet"]).arg(url(repo)).arg(to))?;
@@ -65,7 +65,7 @@ impl World {
     }
 
     /// The same by hand: exact versions with hashes, into a file; with the node `more` if asked.
-    pub(super) fn resolve_by_hand(&self, lab: &Lab, lock: &Path, more: bool) -> Outcome {
+    pub(in crate::bench) fn resolve_by_hand(&self, lab: &Lab, lock: &Path, more: bool) -> Outcome {
         let mut compile = self.uv(lab, &["pip", "compile", "--quiet", "--generate-hashes"]);
         let nodes = [&self.core, &self.heavy, &self.more];
         for repo in &nodes[..if more { 3 } else { 2 }] {
@@ -78,7 +78,13 @@ impl World {
     }
 
     /// The same by hand: an environment of what `lock` lists.
-    pub(super) fn install_by_hand(&self, lab: &Lab, lock: &Path, dir: &Path, compile: bool) -> Outcome {
+    pub(in crate::bench) fn install_by_hand(
+        &self,
+        lab: &Lab,
+        lock: &Path,
+        dir: &Path,
+        compile: bool,
+    ) -> Outcome {
         shell::quiet(self.uv(lab, &["venv", "--quiet", "--clear"]).arg(dir))?;
         let mut sync = self.uv(lab, &["pip", "sync", "--quiet", "--python"]);
         sync.arg(dir.join("bin/python")).arg(lock);
@@ -109,7 +115,7 @@ fn write(path: &Path, text: &str) -> Outcome {
 }
 
 /// Makes a directory a repository of one commit.
-fn commit(lab: &Lab, dir: &Path) -> Outcome {
+pub(in crate::bench) fn commit(lab: &Lab, dir: &Path) -> Outcome {
     for args in [
         &["init", "--quiet", "--initial-branch=main"][..],
         &["add", "--all", "--force"],

@@ -1,0 +1,167 @@
+//! Writing: many small files, a database, a large file, and copy-up of a large file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::places::{Form, Place, compare, places, scripted, timed, umount_all};
+use super::report::{Aim, Report, Times};
+use crate::bench::data::{self, MODEL};
+use crate::bench::measure::clock;
+use crate::failure::{Doing, Outcome};
+use crate::lab::Lab;
+use crate::table::{bytes, median};
+
+/// Files in one directory.
+const FAN_OUT: u64 = 1_000;
+const SMALL: [u8; 4096] = [b'x'; 4096];
+const COMMITS: &str = "\
+import os, sqlite3, sys, time
+path, mode, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+db = sqlite3.connect(path, isolation_level=None)
+db.execute('pragma journal_mode=' + mode)
+db.execute('pragma synchronous=full')
+db.execute('create table t (n integer primary key, s text)')
+start = time.perf_counter()
+for n in range(count):
+    db.execute('insert into t values (?, ?)', (n, 'x' * 100))
+print(time.perf_counter() - start)
+db.close()
+";
+
+/// A directory of a place that is written to: below the mount, and for the native place beside the others.
+fn room(lab: &Lab, place: &Place<'_>) -> Outcome<PathBuf> {
+    let dir = match place.form {
+        Form::Native => lab.work("native")?,
+        _ => place.path().to_path_buf(),
+    };
+    Ok(dir.join("written"))
+}
+
+pub(super) fn files(lab: &Lab, report: &mut Report) -> Outcome {
+    let count = lab.size(10_000, 1_000);
+    let source = data::tree(lab, 1_000)?;
+    let places = places(lab, "files", &source, false)?;
+    type Step = (&'static str, fn(&Path) -> std::io::Result<()>);
+    let steps: [Step; 3] = [
+        ("created", |file| OpenOptions::new().write(true).create_new(true).open(file).map(drop)),
+        ("written, 4 KiB", |file| OpenOptions::new().write(true).open(file)?.write_all(&SMALL)),
+        ("removed", |file| fs::remove_file(file)),
+    ];
+    let mut samples = vec![vec![Vec::new(); places.len()]; steps.len()];
+    for _ in 0..lab.runs() {
+        for (which, place) in places.iter().enumerate() {
+            let room = room(lab, place)?;
+            lab.empty(&room)?;
+            let files: Vec<PathBuf> =
+                (0..count).map(|n| room.join(format!("d{:02}/file{n:05}.bin", n / FAN_OUT))).collect();
+            for n in 0..count.div_ceil(FAN_OUT) {
+                lab.empty(&room.join(format!("d{n:02}")))?;
+            }
+            lab.settle()?;
+            for ((what, step), samples) in steps.iter().zip(&mut samples) {
+                samples[which].push(clock(|| {
+                    files
+                        .iter()
+                        .try_for_each(|file| step(file))
+                        .doing(|| format!("{what} in {}", room.display()))
+                })?);
+            }
+            fs::remove_dir_all(&room).doing(|| format!("removing {}", room.display()))?;
+        }
+    }
+    for ((what, _), samples) in steps.iter().zip(samples) {
+        let times =
+            Times(places.iter().map(|place| place.form).zip(samples.into_iter().map(median)).collect());
+        let aims = [Aim::Native(3.0), Aim::FuseOverlayfs(1.0 / 3.0)];
+        report.times(format!("{count} small files {what}"), &times, &aims);
+    }
+    umount_all(&places)
+}
+
+pub(super) fn sqlite(lab: &Lab, report: &mut Report) -> Outcome {
+    let count = lab.size(300, 30);
+    let source = data::tree(lab, 1_000)?;
+    let places = places(lab, "sqlite", &source, false)?;
+    for (what, mode) in [("a rollback journal", "delete"), ("WAL", "wal")] {
+        let prepare = |place: &Place<'_>| {
+            lab.empty(&room(lab, place)?)?;
+            lab.settle()
+        };
+        let commits = |place: &Place<'_>| {
+            let count = count.to_string();
+            scripted(lab, COMMITS, &[&room(lab, place)?.join("db"), Path::new(mode), Path::new(&count)])
+        };
+        let times = compare(lab, &places, prepare, commits)?;
+        report.times(format!("{count} SQLite commits with fsync, {what}"), &times, &[Aim::Native(2.0)]);
+    }
+    umount_all(&places)
+}
+
+pub(super) fn large(lab: &Lab, report: &mut Report) -> Outcome {
+    let size = super::large(lab)?;
+    let source = data::models(lab, size)?;
+    let places = places(lab, "large", &source, false)?;
+    let prepare = |place: &Place<'_>| {
+        lab.empty(&room(lab, place)?)?;
+        lab.settle()
+    };
+    let written = |place: &Place<'_>| {
+        let file = room(lab, place)?.join("large");
+        let took = write(&file, size)?;
+        fs::remove_file(&file).doing(|| format!("removing {}", file.display()))?;
+        Ok(took)
+    };
+    let times = compare(lab, &places, prepare, written)?;
+    report.times(format!("a file of {} written", bytes(size)), &times, &[Aim::FuseOverlayfs(1.0 / 3.0)]);
+
+    let model = |dir: &Path| dir.join("models").join(MODEL);
+    // The first write after mounting: the upper layer is as it was when the version was new.
+    let fresh = |place: &Place<'_>| {
+        place.umount()?;
+        place.forget()?;
+        if place.form == Form::Native {
+            lab.empty(&room(lab, place)?)?;
+            // What is copied is in memory for all of them.
+            timed(&mut lab.sh(r#"cat "$1" > /dev/null"#, &[&model(&source)]))?;
+        }
+        lab.settle()?;
+        place.mount()
+    };
+    let copy_up = |synced: bool| {
+        let (model, source) = (&model, &source);
+        move |place: &Place<'_>| match place.form {
+            Form::Native => {
+                let copy = room(lab, place)?.join("copy");
+                let line = if synced { r#"cp "$1" "$2"; sync -d "$2""# } else { r#"cp "$1" "$2""# };
+                timed(&mut lab.sh(line, &[&model(source), &copy]))
+            }
+            _ => touch(&model(place.path())),
+        }
+    };
+    for (what, synced) in [("cp", false), ("cp and fdatasync", true)] {
+        let times = compare(lab, &places, fresh, copy_up(synced))?;
+        report.times(format!("copy-up of {}; native: {what}", bytes(size)), &times, &[Aim::Native(1.1)]);
+    }
+    umount_all(&places)
+}
+
+fn write(file: &Path, size: u64) -> Outcome<Duration> {
+    let block = vec![0x5a; 1 << 20];
+    clock(|| {
+        let mut open = File::create(file).doing(|| format!("making {}", file.display()))?;
+        (0..size / block.len() as u64)
+            .try_for_each(|_| open.write_all(&block))
+            .doing(|| format!("writing {}", file.display()))
+    })
+}
+
+/// Writes one byte over the first.
+fn touch(file: &Path) -> Outcome<Duration> {
+    clock(|| {
+        let mut open =
+            OpenOptions::new().write(true).open(file).doing(|| format!("opening {}", file.display()))?;
+        open.write_all(b"x").doing(|| format!("writing {}", file.display()))
+    })
+}
