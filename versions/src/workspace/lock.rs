@@ -62,12 +62,24 @@ impl Workspace {
     /// Brings the lock of a version up to date: what was edited is resolved again, what is pinned and not in the store
     /// is brought, everything else stays as it is. A lock that is right is confirmed without the network.
     pub fn lock(&self, id: &VersionId, options: &LockOptions<'_>) -> Result<LockReport, VersionsError> {
-        Ok(self.bring(id, options)?.1.report)
+        Ok(self.bring(id, None, options)?.1.report)
+    }
+
+    /// Edits the spec of a version and locks what comes out, as [`Self::lock`] does; both are published at once. When
+    /// the edit is refused, or something cannot be locked, the spec is left as it was. `edit` is called again when
+    /// somebody else wrote the spec meanwhile.
+    pub fn edit(
+        &self,
+        id: &VersionId,
+        edit: &dyn Fn(&mut SpecDocument) -> Result<(), SpecError>,
+        options: &LockOptions<'_>,
+    ) -> Result<LockReport, VersionsError> {
+        Ok(self.bring(id, Some(edit), options)?.1.report)
     }
 
     /// As [`Self::lock`], for whoever needs the version itself: mount, validate, run.
     pub fn ensure(&self, id: &VersionId, options: &LockOptions<'_>) -> Result<Ready, VersionsError> {
-        let (document, made) = self.bring(id, options)?;
+        let (document, made) = self.bring(id, None, options)?;
         // A lock that was brought is complete.
         let Some(view) = made.view else {
             return Err(VersionsError::Locked { id: id.clone(), stale: document.spec().stale() });
@@ -85,6 +97,7 @@ impl Workspace {
     fn bring(
         &self,
         id: &VersionId,
+        edit: Option<&dyn Fn(&mut SpecDocument) -> Result<(), SpecError>>,
         options: &LockOptions<'_>,
     ) -> Result<(SpecDocument, Made), VersionsError> {
         let mut transaction: Option<Transaction> = None;
@@ -94,9 +107,15 @@ impl Workspace {
                 (options.events)(Event::EditedMeanwhile { id });
             }
             let mut document = self.read(id)?;
+            let mut edited = false;
+            if let Some(edit) = edit {
+                let before = document.text().to_owned();
+                edit(&mut document)?;
+                edited = document.text() != before;
+            }
             let spec = document.spec();
             let warnings = document.warnings().to_vec();
-            let as_it_stands = !options.thorough && options.update == Update::Nothing;
+            let as_it_stands = !options.thorough && !edited && options.update == Update::Nothing;
             if as_it_stands && let Some((lock, view)) = self.confirmed(spec)? {
                 let report = LockReport {
                     id: id.clone(),
@@ -126,11 +145,11 @@ impl Workspace {
             let unchanged = previous.as_ref() == Some(&made.lock);
             made.report =
                 LockReport { new_objects: objects, new_bytes: bytes, unchanged, warnings, ..made.report };
-            if unchanged {
+            if unchanged && !edited {
                 remove_sources(transaction, options.events);
                 return Ok((document, made));
             }
-            if options.locked {
+            if options.locked && !unchanged {
                 let stale = differences(previous.as_ref(), &made.lock);
                 return Err(VersionsError::Locked { id: id.clone(), stale });
             }
