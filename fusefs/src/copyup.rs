@@ -285,7 +285,7 @@ fn copy_by_hand(source: &File, target: &File, len: u64) -> Result<(), FsError> {
         let wanted = usize::try_from((len - at).min(buffer.len() as u64)).unwrap_or(buffer.len());
         let buffer = buffer.get_mut(..wanted).unwrap_or_default();
         source.read_exact_at(buffer, at).map_err(&failed)?;
-        target.write_all_at(buffer, at).map_err(&failed)?;
+        disk::write_all_at(target, buffer, at).map_err(&failed)?;
         at += wanted as u64;
     }
     Ok(())

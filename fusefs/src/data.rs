@@ -59,7 +59,7 @@ impl Overlay {
         let file = self.file_to_write(ino)?;
         let mut written = 0;
         while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
-            match file.write_at(rest, offset + written as u64) {
+            match disk::write_at(&file, rest, offset + written as u64) {
                 Ok(0) => break,
                 Ok(n) => written += n,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}

@@ -1,11 +1,13 @@
 //! The system calls that change the upper layer, all through one gate.
 //!
-//! The gate is open, and not even there, but in this crate's own tests: they close it between any two calls, for good
-//! (the process died) or once (the disk was full), and look at what is left.
+//! The gate is open, and in a release not even there. This crate's own tests close it between any two calls, for good
+//! (the process died) or once (the disk was full), and look at what is left; tests of the whole program let the process
+//! that serves a mount die before or after any call (see `fault`).
 
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timestamps, Uid, XattrFlags,
@@ -13,14 +15,18 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-#[cfg(not(test))]
+/// Makes a call through the gate.
 #[inline(always)]
-fn gate() -> Result<(), Errno> {
-    Ok(())
+fn step<T, E: From<Errno>>(call: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    #[cfg(test)]
+    gate::pass()?;
+    #[cfg(debug_assertions)]
+    crate::fault::point();
+    let done = call();
+    #[cfg(debug_assertions)]
+    crate::fault::point();
+    done
 }
-
-#[cfg(test)]
-use gate::pass as gate;
 
 /// The gate that tests close.
 #[cfg(test)]
@@ -84,8 +90,7 @@ pub(crate) mod gate {
 macro_rules! gated {
     ($($name:ident($($arg:ident: $kind:ty),*) -> $out:ty;)*) => {
         $(pub(crate) fn $name($($arg: $kind),*) -> Result<$out, Errno> {
-            gate()?;
-            rustix::fs::$name($($arg),*)
+            step(|| rustix::fs::$name($($arg),*))
         })*
     };
 }
@@ -119,32 +124,37 @@ gated! {
 
 /// Makes a file's content and attributes durable.
 pub(crate) fn fsync(file: impl AsFd) -> Result<(), Errno> {
-    gate()?;
     // Tests here let processes die, not machines, and by the thousand.
-    if cfg!(test) { Ok(()) } else { rustix::fs::fsync(file) }
+    step(|| if cfg!(test) { Ok(()) } else { rustix::fs::fsync(file) })
 }
 
 /// Makes a file's content durable.
 pub(crate) fn fdatasync(file: impl AsFd) -> Result<(), Errno> {
-    gate()?;
-    if cfg!(test) { Ok(()) } else { rustix::fs::fdatasync(file) }
+    step(|| if cfg!(test) { Ok(()) } else { rustix::fs::fdatasync(file) })
 }
 
 /// Makes a file that must not exist, opened for reading and writing.
 pub(crate) fn create(dir: impl AsFd, name: impl Arg, mode: Mode) -> Result<OwnedFd, Errno> {
-    gate()?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::openat(dir, name, flags, mode)
+    step(|| rustix::fs::openat(dir, name, flags, mode))
 }
 
 /// Writes all of `bytes` at the offset of `file`.
 pub(crate) fn write_all(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
-    gate()?;
-    file.write_all(bytes)
+    step(|| file.write_all(bytes))
+}
+
+/// Writes as many of `bytes` as go in one call.
+pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<usize> {
+    step(|| file.write_at(bytes, offset))
+}
+
+/// Writes all of `bytes` at `offset`.
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    step(|| file.write_all_at(bytes, offset))
 }
 
 /// Removes a directory with all it holds.
 pub(crate) fn remove_dir_all(path: &std::path::Path) -> std::io::Result<()> {
-    gate()?;
-    std::fs::remove_dir_all(path)
+    step(|| std::fs::remove_dir_all(path))
 }

@@ -19,6 +19,8 @@ mod create;
 mod data;
 mod disk;
 mod error;
+#[cfg(debug_assertions)]
+mod fault;
 mod intent;
 mod links;
 mod load;

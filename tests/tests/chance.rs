@@ -60,7 +60,12 @@ impl Drop for Chance {
     }
 }
 
+/// Whether `CVS_TEST_LONG` asks for all that takes minutes.
+pub(crate) fn long() -> bool {
+    std::env::var_os("CVS_TEST_LONG").is_some_and(|value| !value.is_empty())
+}
+
 /// How many rounds a test of chance runs: 20, or 200 with `CVS_TEST_LONG` set.
 pub(crate) fn rounds() -> usize {
-    if std::env::var_os("CVS_TEST_LONG").is_some_and(|value| !value.is_empty()) { 200 } else { 20 }
+    if long() { 200 } else { 20 }
 }

@@ -81,6 +81,8 @@ pub(crate) enum Entry {
     Dir,
     File(Vec<u8>),
     Link(PathBuf),
+    /// A pipe, a socket or a device.
+    Special,
 }
 
 /// Everything below a directory by its path.
@@ -103,6 +105,8 @@ fn add_tree(root: &Path, dir: &Path, found: &mut BTreeMap<String, Entry>) {
             Entry::Dir
         } else if kind.is_symlink() {
             Entry::Link(fs::read_link(&path).expect("reading a link"))
+        } else if !kind.is_file() {
+            Entry::Special
         } else {
             Entry::File(read(&path))
         };
