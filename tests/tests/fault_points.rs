@@ -260,7 +260,7 @@ fn try_operation(
     let mut killed = 0;
     // Behind one call is before the next, but for the last.
     let distinct = (0..points).filter(|point| point % 2 == 0 || point + 1 == points);
-    for point in distinct.filter(|point| long() || (point / 2 + number) % SAMPLE == 0) {
+    for point in distinct.filter(|point| long() || (point / 2 + number).is_multiple_of(SAMPLE)) {
         let what = format!("{}, dead at point {point} of {points}", operation.name);
         let case = dir.join(format!("c{:03}", point + 1));
         (operation.before)(&case).unwrap_or_else(|error| panic!("{what}: {error}"));
