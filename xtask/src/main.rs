@@ -31,8 +31,9 @@ usage: cargo xtask COMMAND
   bench [--runs N] [--quick] [--version ID] [NAME...|fs:PART...]
                              compare with what people use today; without NAMEs, all of them; `run` can start
                              a version of yours
-  posix [--quick] [SUITE...] public POSIX suites on a mount and on other filesystems; without SUITEs, all of
-                             them; needs root
+  posix [--quick] [--no-peers] [--seconds N] [SUITE...]
+                             public POSIX suites on a mount and on other filesystems; without SUITEs, all of
+                             them; N seconds for each stressor; needs root
   tidy                       the repository's own rules
 ";
 

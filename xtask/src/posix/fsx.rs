@@ -2,13 +2,25 @@
 //! what the file must hold. A seed makes a run the same on every filesystem.
 
 use std::path::Path;
+use std::time::Duration;
 
+use super::program::{Job, finish_all};
 use super::report::Tally;
-use super::{Findings, MERGED, OWN, Site, finish, write};
+use super::site::Role;
+use super::{MERGED, MODELS, OWN, Place, Run};
 use crate::failure::{Doing, Outcome};
 use crate::lab::Lab;
 
-const SEEDS: [u64; 3] = [1, 20, 300];
+const SEEDS: [u64; 5] = [1, 20, 300, 4000, 50000];
+
+const OPERATIONS: u64 = 200_000;
+/// Peers are there to compare with, and one of them takes ten times as long.
+const OPERATIONS_OF_PEERS: u64 = 20_000;
+const OPERATIONS_WHEN_QUICK: u64 = 2_000;
+
+const PATIENCE: Duration = Duration::from_secs(1800);
+/// All seeds of an exercise at once: they wait for the disk most of the time.
+const WIDTH: usize = SEEDS.len();
 
 /// No length is 0, which posix_fallocate refuses and fsx does not expect.
 const COMMON: &str = "
@@ -21,8 +33,8 @@ read = 10
 write = 10
 mapread = 10
 mapwrite = 10
-fsync = 0.2
-fdatasync = 0.2
+fsync = 0.1
+fdatasync = 0.1
 invalidate = 1
 punch_hole = 2
 sendfile = 3
@@ -45,30 +57,43 @@ posix_fallocate = 0
 ";
 
 struct Exercise {
-    place: &'static str,
-    config: fn() -> String,
-    dir: &'static str,
+    name: &'static str,
+    place: Place,
+    in_place: bool,
+    /// Whether the tree below has the file.
+    lower: bool,
     file: &'static str,
 }
 
-const EXERCISES: [Exercise; 3] = [
-    Exercise { place: "new file", config: any, dir: OWN, file: "new" },
-    Exercise { place: "file of the view", config: any, dir: MERGED, file: "any" },
-    Exercise { place: "file of the view, in place", config: in_place, dir: MERGED, file: "in-place" },
+const EXERCISES: [Exercise; 5] = [
+    Exercise { name: "new file", place: OWN, in_place: false, lower: false, file: "new" },
+    Exercise { name: "lower file", place: MERGED, in_place: false, lower: true, file: "any" },
+    Exercise { name: "lower file, in place", place: MERGED, in_place: true, lower: true, file: "in-place" },
+    Exercise { name: "new file in models/", place: MODELS, in_place: false, lower: false, file: "new" },
+    Exercise {
+        name: "lower file in models/, in place",
+        place: MODELS,
+        in_place: true,
+        lower: true,
+        file: "in-place",
+    },
 ];
 
-fn any() -> String {
-    format!("{COMMON}{ANY}")
+impl Exercise {
+    /// What fsx is to do. Every other seed leaves mapped pages dirty, where it otherwise flushes each at once.
+    fn config(&self, seed_number: usize) -> String {
+        let lazy = if seed_number.is_multiple_of(2) { "nomsyncafterwrite = true" } else { "" };
+        match self.in_place {
+            true => format!("blockmode = true\n{lazy}{COMMON}{IN_PLACE}"),
+            false => format!("{lazy}{COMMON}{ANY}"),
+        }
+    }
 }
 
-fn in_place() -> String {
-    format!("blockmode = true{COMMON}{IN_PLACE}")
-}
-
-/// Makes the files of the view, in the directory that is merged.
-pub(super) fn furnish(dir: &Path) -> Outcome {
+/// Makes the files of a place of the tree below.
+pub(super) fn furnish(dir: &Path, place: Place) -> Outcome {
     let bytes: Vec<u8> = (0..262_144u32).map(|at| (at % 251) as u8).collect();
-    for exercise in EXERCISES.iter().filter(|exercise| exercise.dir == MERGED) {
+    for exercise in EXERCISES.iter().filter(|exercise| exercise.place == place && exercise.lower) {
         for seed in SEEDS {
             let path = dir.join(format!("{}-{seed}", exercise.file));
             std::fs::write(&path, &bytes).doing(|| format!("writing {}", path.display()))?;
@@ -77,27 +102,41 @@ pub(super) fn furnish(dir: &Path) -> Outcome {
     Ok(())
 }
 
-pub(super) fn run(lab: &Lab, site: &Site) -> Outcome<Findings> {
-    let (operations, seeds) = if lab.is_quick() { ("2000", &SEEDS[..1]) } else { ("20000", &SEEDS[..]) };
-    let work = lab.work("config")?;
-    let mut found = Vec::new();
+fn operations(lab: &Lab, role: Role) -> u64 {
+    lab.size(if role == Role::Peer { OPERATIONS_OF_PEERS } else { OPERATIONS }, OPERATIONS_WHEN_QUICK)
+}
+
+/// How many operations a run has.
+pub(super) fn about(lab: &Lab) -> String {
+    let [ours, peers] = [Role::Ours, Role::Peer].map(|role| operations(lab, role));
+    if ours == peers { ours.to_string() } else { format!("{ours} ({peers} on peers)") }
+}
+
+pub(super) fn run(run: &mut Run<'_>) -> Outcome {
+    let seeds = if run.lab.is_quick() { &SEEDS[..2] } else { &SEEDS[..] };
+    let work = run.lab.work("config")?;
     for exercise in &EXERCISES {
-        let config = work.join(format!("fsx-{}.toml", exercise.file));
-        write(&config, &[(exercise.config)().as_bytes()])?;
+        let job = |(number, seed): (usize, &u64)| {
+            let config = work.join(format!("fsx-{}-{number}.toml", exercise.file));
+            std::fs::write(&config, exercise.config(number))
+                .doing(|| format!("writing {}", config.display()))?;
+            let artifacts = run.lab.work(&format!("fsx-{seed}"))?;
+            let mut command = run.lab.command("fsx");
+            command.args(["-N", &operations(run.lab, run.site.role).to_string(), "-S", &seed.to_string()]);
+            command.arg("-f").arg(&config).arg("-P").arg(artifacts);
+            command.arg(run.site.at(exercise.place).join(format!("{}-{seed}", exercise.file)));
+            let log = format!("fsx {} {} {seed}", run.site.filesystem, exercise.name);
+            Ok(Job { log, command, patience: PATIENCE })
+        };
+        let jobs = seeds.iter().enumerate().map(job).collect::<Outcome<Vec<_>>>()?;
         let mut tally = Tally::default();
-        for seed in seeds {
-            let file = site.root.join(exercise.dir).join(format!("{}-{seed}", exercise.file));
-            let log = format!("fsx {} {} {seed}", site.filesystem, exercise.file);
-            let end = finish(lab, &log, "fsx", |command| {
-                command.args(["-N", operations, "-S", &seed.to_string(), "-f"]).arg(&config);
-                command.arg("-P").arg(&work).arg(file);
-            })?;
+        for (seed, end) in seeds.iter().zip(finish_all(run.lab, WIDTH, jobs)?) {
             match end.status.success() {
                 true => tally.passed += 1,
                 false => tally.failed.push(format!("seed {seed}")),
             }
         }
-        found.push((exercise.place, tally));
+        run.found(exercise.name, tally);
     }
-    Ok(found)
+    Ok(())
 }

@@ -1,78 +1,102 @@
 //! `cargo xtask posix`: public suites that ask whether a filesystem behaves as POSIX says, written by others and run on
-//! a cvs mount and, in the same run, on the native filesystem and on the overlay filesystems that people use today.
+//! a cvs mount, in each of its forms, and in the same run on the native filesystem and on the overlay filesystems that
+//! people use today.
 //!
 //! Every filesystem shows the same tree and is asked the same questions in the same places. What native fails too is
-//! the suite's or the kernel's; what ours alone fails makes the command fail. The table is Markdown, made to be
-//! pasted. All that the suites printed is kept in `target/posix/log`.
+//! the suite's or the kernel's. What ours alone fails or skips makes the command fail, unless it is one of the
+//! [`exceptions`], which the report names with their reasons. The table is Markdown, made to be pasted, and is printed
+//! whatever breaks down on the way. All that the suites printed is kept in `target/posix/log`.
 
+mod exceptions;
 mod fsx;
 mod pjdfstest;
+mod program;
 mod report;
+mod site;
+mod stress;
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::fs;
+use std::process::Command;
 
-use crate::failure::{Doing, Failure, Outcome, fail};
+use crate::failure::{Failure, Outcome, fail};
 use crate::lab::Lab;
 use crate::project::{Project, is_root};
 use crate::setup::{self, Purpose};
 use crate::shell;
+use program::log_dir;
 use report::{Report, Tally};
+use site::Site;
 
-const USAGE: &str = "usage: cargo xtask posix [--quick] [SUITE...]";
-
-/// What a suite found on one filesystem, by place: the same places, in the same order, on every filesystem.
-type Findings = Vec<(&'static str, Tally)>;
+const USAGE: &str = "usage: cargo xtask posix [--quick] [--no-peers] [--seconds N] [SUITE...]";
 
 struct Suite {
     name: &'static str,
     about: &'static str,
-    run: fn(&Lab, &Site) -> Outcome<Findings>,
+    run: fn(&mut Run<'_>) -> Outcome,
 }
 
 const SUITES: &[Suite] = &[
     Suite { name: "pjdfstest", about: "what each system call does and refuses", run: pjdfstest::run },
     Suite { name: "fsx", about: "random operations on a file, against what it must hold", run: fsx::run },
+    Suite {
+        name: "stress-ng",
+        about: "each kind of operation as fast as it goes, verified",
+        run: stress::run,
+    },
 ];
 
-/// A filesystem under test, and where it shows the tree.
-struct Site {
-    filesystem: &'static str,
-    root: PathBuf,
+/// Where in the tree a suite works.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    name: &'static str,
+    /// From the root.
+    dir: &'static str,
 }
 
 /// A directory that each site makes for itself, on ours and on the peers alone in the upper layer.
-const OWN: &str = "own";
-
+const OWN: Place = Place { name: "upper directory", dir: "own" };
 /// A directory of the tree below, on ours and on the peers merged with the upper layer once something is written.
-const MERGED: &str = "merged";
+const MERGED: Place = Place { name: "lower directory", dir: "merged" };
+const ROOT: Place = Place { name: "mount root", dir: "" };
+/// The directory that ours may serve through a connection of its own.
+const MODELS: Place = Place { name: "models/", dir: "models" };
 
-/// How long a suite may take, in seconds, before the filesystem is taken to hang.
-const PATIENCE: &str = "600";
+/// A suite on a filesystem.
+struct Run<'a> {
+    lab: &'a Lab,
+    site: &'a Site,
+    /// How long a stressor runs.
+    seconds: u64,
+    found: Vec<(String, Tally)>,
+}
+
+impl Run<'_> {
+    /// Tells what was found in a place; the same places, in the same order, on every filesystem.
+    fn found(&mut self, place: impl Into<String>, tally: Tally) {
+        self.found.push((place.into(), tally));
+    }
+}
+
+struct Options {
+    quick: bool,
+    peers: bool,
+    seconds: Option<u64>,
+    suites: Vec<String>,
+}
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
-    let mut quick = false;
-    let mut names = Vec::new();
-    for arg in args {
-        match arg.as_str() {
-            "--quick" => quick = true,
-            name if SUITES.iter().any(|s| s.name == name) => names.push(name),
-            other => fail!(usage, "there is no suite '{other}'; {USAGE}\n\n{}", listing()),
-        }
-    }
+    let options = parse(args)?;
     if !is_root() {
-        fail!("the suites change owners, make devices and mount overlayfs: run this as root");
+        fail!("the suites change owners, make devices and mount filesystems: run this as root");
     }
     setup::ensure(project, Purpose::Posix)?;
     shell::run(shell::cargo(project).args(["build", "--release", "--package", "cvs-cli", "--bin", "cvs"]))?;
 
-    let lab = Lab::open(project, "posix", quick)?;
-    let report = compare(&lab, |suite| names.is_empty() || names.contains(&suite.name));
+    let lab = Lab::open(project, "posix", options.quick)?;
+    let report = compare(&lab, &options);
     lab.clear();
     let report = report?;
-    println!("{}\n{report}", facts(&lab)?);
+    println!("{}\n{report}", facts(&lab, &options)?);
     if report.native_is_better() {
         eprintln!("error: cvs fails what native passes; {} holds what was printed", log_dir(&lab).display());
         return Err(Failure::reported());
@@ -80,87 +104,88 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
     Ok(())
 }
 
+fn parse(args: &[String]) -> Outcome<Options> {
+    let mut options = Options { quick: false, peers: true, seconds: None, suites: Vec::new() };
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--quick" => options.quick = true,
+            "--no-peers" => options.peers = false,
+            "--seconds" => match args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0) {
+                Some(seconds) => options.seconds = Some(seconds),
+                None => fail!(usage, "--seconds takes a number above 0; {USAGE}"),
+            },
+            name if SUITES.iter().any(|s| s.name == name) => options.suites.push(name.to_owned()),
+            other => fail!(usage, "there is no suite '{other}'; {USAGE}\n\n{}", listing()),
+        }
+    }
+    Ok(options)
+}
+
 fn listing() -> String {
     SUITES.iter().map(|s| format!("  {:10} {}\n", s.name, s.about)).collect()
 }
 
-fn compare(lab: &Lab, wanted: impl Fn(&Suite) -> bool) -> Outcome<Report> {
-    let logs = log_dir(lab);
-    lab.empty(&logs)?;
-    let sites = sites(lab)?;
-    let mut report = Report::new(sites.iter().map(|site| site.filesystem).collect());
-    for suite in SUITES.iter().filter(|suite| wanted(suite)) {
-        for site in &sites {
+fn seconds(lab: &Lab, options: &Options) -> u64 {
+    options.seconds.unwrap_or(lab.size(5, 1))
+}
+
+fn compare(lab: &Lab, options: &Options) -> Outcome<Report> {
+    lab.empty(&log_dir(lab))?;
+    let sites = site::sites(lab, options.peers)?;
+    let mut report = Report::new(sites.iter().map(|site| (site.filesystem, site.role)).collect());
+    let wanted = |suite: &&Suite| options.suites.is_empty() || options.suites.iter().any(|n| n == suite.name);
+    for suite in SUITES.iter().filter(wanted) {
+        for (at, site) in sites.iter().enumerate() {
             eprintln!("{} on {}", suite.name, site.filesystem);
-            for (place, tally) in (suite.run)(lab, site)? {
-                report.add(suite.name, place, tally);
+            let seconds = seconds(lab, options);
+            let mut run = Run { lab, site, seconds, found: Vec::new() };
+            if let Err(failure) = (suite.run)(&mut run) {
+                eprintln!("error: {}", failure.message());
+                run.found("(broke down)", Tally::broken(failure.message()));
+            }
+            for (place, tally) in run.found {
+                report.add(suite.name, &place, at, tally);
             }
         }
     }
     Ok(report)
 }
 
-/// The same tree on every filesystem: ours first, native second. Native has a copy, so that what is written there does
-/// not show through the others.
-fn sites(lab: &Lab) -> Outcome<Vec<Site>> {
-    let source = lab.work("source")?;
-    fs::create_dir(source.join(MERGED)).doing(|| format!("making {}/{MERGED}", source.display()))?;
-    fsx::furnish(&source.join(MERGED))?;
-    let native = lab.dir().join("work").join("native");
-    shell::quiet(lab.command("cp").arg("-a").arg(&source).arg(&native))?;
-    shell::quiet(lab.cvs().args(["debug", "ingest"]).arg(&source).args(["--as", "posix"]))?;
-    let sites = vec![
-        Site { filesystem: report::OURS, root: lab.mount("posix", &["--allow-other"])? },
-        Site { filesystem: report::NATIVE, root: native },
-        Site { filesystem: "overlayfs", root: lab.overlayfs(&source)? },
-        Site { filesystem: "fuse-overlayfs", root: lab.fuse_overlayfs(&source)? },
-    ];
-    for site in &sites {
-        let own = site.root.join(OWN);
-        fs::create_dir(&own).doing(|| format!("making {}", own.display()))?;
-    }
-    Ok(sites)
-}
-
 /// What the table was made with.
-fn facts(lab: &Lab) -> Outcome<String> {
+fn facts(lab: &Lab, options: &Options) -> Outcome<String> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let native = shell::output(Command::new("findmnt").args(["-n", "-o", "FSTYPE", "-T"]).arg(lab.dir()))?;
-    let mut facts = vec![format!("Linux {}", kernel.trim()), format!("native is {}", native.trim())];
-    facts.push(shell::output(lab.cvs().arg("--version"))?.trim().to_owned());
-    for program in ["fuse-overlayfs", "pjdfstest", "fsx"] {
-        // fuse-overlayfs names what it is built upon too.
+    let below = shell::output(Command::new("findmnt").args(["-n", "-o", "FSTYPE", "-T"]).arg(lab.dir()))?;
+    let mut facts = vec![
+        format!("Linux {}", kernel.trim()),
+        format!("native is ext4, and the overlays lie on {}", below.trim()),
+        shell::output(lab.cvs().arg("--version"))?.trim().to_owned(),
+    ];
+    for program in ["fuse-overlayfs", "pjdfstest", "fsx", "stress-ng"] {
+        // fuse-overlayfs names what it is built upon too, stress-ng what it was built with.
         let said = shell::output(lab.command(program).arg("--version"))?;
         let line = said.lines().find(|line| line.starts_with(program)).unwrap_or_default();
-        facts.push(line.replace(": version", ""));
+        let line = line.split(" (").next().unwrap_or_default();
+        facts.push(line.replace(": version", "").replace(", version", ""));
     }
-    let size = if lab.is_quick() { "; quick: short runs" } else { "" };
-    Ok(format!("{}{size}.\n", facts.join("; ")))
+    facts.push(format!("fsx {} operations a seed", fsx::about(lab)));
+    facts.push(format!("stress-ng {} s a stressor", seconds(lab, options)));
+    Ok(format!("{}.\n", facts.join("; ")))
 }
 
-fn log_dir(lab: &Lab) -> PathBuf {
-    lab.dir().join("log")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// What a suite's program did.
-struct Finished {
-    status: ExitStatus,
-    stdout: String,
-}
-
-/// Runs a suite's program to its end, or to the end of our patience, and keeps what it prints under `log`.
-fn finish(lab: &Lab, log: &str, program: &str, args: impl FnOnce(&mut Command)) -> Outcome<Finished> {
-    let mut command = lab.command("timeout");
-    command.args(["--kill-after=10", PATIENCE, program]);
-    args(&mut command);
-    let out = command.output().doing(|| format!("starting `{}`", shell::shown(&command)))?;
-    let path = log_dir(lab).join(format!("{}.log", log.replace(' ', "-")));
-    write(&path, &[shell::shown(&command).as_bytes(), b"\n\n", &out.stdout, &out.stderr])?;
-    Ok(Finished { status: out.status, stdout: String::from_utf8_lossy(&out.stdout).into_owned() })
-}
-
-fn write(path: &Path, parts: &[&[u8]]) -> Outcome {
-    File::create(path)
-        .and_then(|mut file| parts.iter().try_for_each(|part| file.write_all(part)))
-        .doing(|| format!("writing {}", path.display()))
+    #[test]
+    fn flags_and_suites() {
+        let parse = |args: &[&str]| parse(&args.iter().map(|a| a.to_string()).collect::<Vec<_>>());
+        let options = parse(&["--quick", "fsx", "--seconds", "60"]).unwrap();
+        assert!(options.quick && options.peers);
+        assert_eq!((options.seconds, options.suites), (Some(60), vec!["fsx".to_owned()]));
+        assert!(!parse(&["--no-peers"]).unwrap().peers);
+        for bad in [&["--seconds"][..], &["--seconds", "0"], &["--seconds", "fsx"], &["xfstests"]] {
+            assert_eq!(parse(bad).err().map(|failure| failure.code()), Some(2), "{bad:?}");
+        }
+    }
 }

@@ -55,6 +55,13 @@ const PEERS: &[Need] = &[Need {
     why: "a peer in benchmarks and POSIX suites",
 }];
 
+/// What the POSIX suites take.
+const SUITES: &[Need] = &[Need {
+    package: "stress-ng",
+    probe: Probe::Program("stress-ng"),
+    why: "stresses mounts in POSIX suites",
+}];
+
 /// What the browser test takes. Ubuntu has it as a snap only, which no container runs: there, and wherever else the
 /// distribution does not carry it, set-up goes on without, and the test says that it is skipped.
 const BROWSER: Need = Need {
@@ -85,7 +92,8 @@ pub(crate) enum Purpose {
 impl Purpose {
     fn needs(self) -> impl Iterator<Item = &'static Need> {
         let peers: &[Need] = if self == Purpose::Test { &[] } else { PEERS };
-        NEEDS.iter().chain(peers)
+        let suites: &[Need] = if self == Purpose::Bench { &[] } else { SUITES };
+        NEEDS.iter().chain(peers).chain(suites)
     }
 
     /// Whether ComfyUI is run, and so uv and the wheels are needed.
@@ -99,7 +107,7 @@ impl Purpose {
 
     fn tools(self) -> &'static [Tool] {
         match self {
-            Purpose::Test => &[FSX],
+            Purpose::Test => &[FSX, PJDFSTEST],
             Purpose::Bench => &[B3SUM],
             Purpose::Posix => &[FSX, PJDFSTEST],
             Purpose::All => &[FSX, B3SUM, PJDFSTEST],
