@@ -15,6 +15,9 @@ use crate::error::SpecError;
 /// How often an edit is made anew because somebody else wrote the file meanwhile.
 const ATTEMPTS: u32 = 5;
 
+/// What an edit does to a document.
+pub type Edit<'a> = &'a dyn Fn(&mut SpecDocument) -> Result<(), SpecError>;
+
 /// A list of a spec that commands add to and take from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum List {

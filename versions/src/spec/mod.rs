@@ -34,7 +34,7 @@ mod warning;
 pub use checksum::Checksum;
 pub use directory::{SpecRoot, VERSIONS_DIR_VAR, VersionsDir};
 pub use document::{NewSpec, SpecDocument};
-pub use edit::List;
+pub use edit::{Edit, List};
 pub use id::{VERSION_ID_MAX, VersionId};
 pub use lock::{Installed, LOCK_FORMAT, Lock, LockedModel, LockedNode, LockedRepo};
 pub(crate) use locked_python::{CORE, sources};

@@ -7,7 +7,7 @@ use super::event::{Event, Events};
 use super::options::{CreateOptions, CreateReport, LockOptions, LockReport, Ready, Update};
 use super::{Workspace, store_error};
 use crate::error::{SpecError, VersionsError};
-use crate::spec::{CORE, Lock, NewSpec, Part, Spec, SpecDocument, StalePart, StaleReason, VersionId};
+use crate::spec::{CORE, Edit, Lock, NewSpec, Part, Spec, SpecDocument, StalePart, StaleReason, VersionId};
 
 /// Where the Python environment is grafted.
 const VENV: &str = ".venv";
@@ -71,7 +71,7 @@ impl Workspace {
     pub fn edit(
         &self,
         id: &VersionId,
-        edit: &dyn Fn(&mut SpecDocument) -> Result<(), SpecError>,
+        edit: Edit<'_>,
         options: &LockOptions<'_>,
     ) -> Result<LockReport, VersionsError> {
         Ok(self.bring(id, Some(edit), options)?.1.report)
@@ -97,7 +97,7 @@ impl Workspace {
     fn bring(
         &self,
         id: &VersionId,
-        edit: Option<&dyn Fn(&mut SpecDocument) -> Result<(), SpecError>>,
+        edit: Option<Edit<'_>>,
         options: &LockOptions<'_>,
     ) -> Result<(SpecDocument, Made), VersionsError> {
         let mut transaction: Option<Transaction> = None;
