@@ -9,9 +9,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, XattrFlags};
 use crate::disk;
 use crate::error::FsError;
 use crate::intent::{At, Intent};
-use crate::overlay::{Overlay, Place};
-use crate::tree::{Name, Node, Slot, Tree};
-use crate::types::{Attr, Ino, Kind};
+use crate::overlay::{Overlay, Place, attr_of_stat};
+use crate::tree::{KeptCtime, Name, Node, Slot, Tree};
+use crate::types::{Attr, Ino, Kind, Time};
 use crate::upper::{NodePath, ORIGIN, Upper, keeping_mtime, times_of};
 
 /// Bytes copied by one call where the filesystem cannot share them.
@@ -40,8 +40,10 @@ impl Overlay {
         let upper = self.writable()?;
         let id = self.lower_of(tree, ino).ok_or(FsError::NotFound)?;
         let name = if Self::is_gone(tree, ino) { None } else { Some(self.name_of(tree, ino)?) };
+        let mut holder = None;
         if let Some((parent, _)) = &name {
             self.load(tree, *parent)?;
+            holder = Some((*parent, self.attr(tree, *parent)?.ctime));
         }
         let origin = self.view.path(id).ok_or(FsError::BadView)?;
         let attr = self.lower_attr(ino, id)?;
@@ -77,7 +79,22 @@ impl Overlay {
         if let Some((parent, name)) = name {
             self.set_slot(tree, parent, &name, Some(Slot::Node(ino)));
         }
+        for (dir, ctime) in [(ino, attr.ctime)].into_iter().chain(holder) {
+            self.keep_ctime(tree, dir, ctime);
+        }
         Ok(())
+    }
+
+    /// Makes a directory go on showing the time of change that it had before something in it was copied up: for who
+    /// looks at it, and for the kernel, which keeps the old one, nothing has changed.
+    fn keep_ctime(&self, tree: &mut Tree, dir: Ino, shown: Time) {
+        // The copy is there already; that its directory cannot be looked at now is for the next who does to find.
+        let Ok(fd) = self.dir_fd(tree, dir) else { return };
+        let Ok(stat) = rustix::fs::statat(&fd, c"", AtFlags::EMPTY_PATH) else { return };
+        if let Some(node) = tree.nodes.get_mut(&dir) {
+            let Attr { ctime, mtime, .. } = attr_of_stat(dir, &stat);
+            node.ctime = Some(KeptCtime { shown, ctime, mtime });
+        }
     }
 
     /// Moves a finished copy from `work/` to its name, which shows the same thing before and after: so the directory's
@@ -204,8 +221,10 @@ impl Overlay {
             tree.nodes.insert(ino, node);
             return Ok(());
         };
+        let mut ctimes = Vec::with_capacity(names.len());
         for (dir, _) in &names {
             self.copy_up_dir(tree, *dir)?;
+            ctimes.push((*dir, self.attr(tree, *dir)?.ctime));
         }
         if others.is_empty() {
             self.move_in(tree, upper, temporary, *parent, name)?;
@@ -225,6 +244,9 @@ impl Overlay {
         tree.nodes.insert(ino, node);
         for (dir, name) in &names {
             self.set_slot(tree, *dir, name, Some(Slot::Node(ino)));
+        }
+        for (dir, ctime) in ctimes {
+            self.keep_ctime(tree, dir, ctime);
         }
         Ok(())
     }

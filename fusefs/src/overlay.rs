@@ -45,6 +45,9 @@ pub struct Overlay {
     gid: u32,
 }
 
+/// What a directory has as its size, wherever it lies: copying it up changes nothing that a program sees.
+const DIR_SIZE: u64 = 4096;
+
 /// Where a node is to be found.
 pub(crate) enum Place {
     /// In the view.
@@ -323,6 +326,12 @@ impl Overlay {
             && let Some(node) = tree.nodes.get(&ino)
         {
             attr.nlink = if Self::is_gone(tree, ino) { 0 } else { node.dir.subdirs + 2 };
+            if let Some(kept) = &node.ctime
+                && (attr.ctime, attr.mtime) == (kept.ctime, kept.mtime)
+            {
+                attr.ctime = kept.shown;
+            }
+            (attr.size, attr.blocks) = (DIR_SIZE, DIR_SIZE / 512);
         }
         Ok(attr)
     }
@@ -416,6 +425,11 @@ fn kind_of_entry(kind: EntryKind) -> Kind {
 
 fn attr_of_entry(ino: Ino, entry: &LowerEntry, uid: u32, gid: u32) -> Attr {
     let kind = kind_of_entry(entry.kind);
+    let (size, blocks) = match kind {
+        Kind::File => (entry.size, entry.size.div_ceil(4096) * 8),
+        Kind::Dir => (DIR_SIZE, DIR_SIZE / 512),
+        _ => (entry.size, 0),
+    };
     Attr {
         ino,
         kind,
@@ -424,15 +438,15 @@ fn attr_of_entry(ino: Ino, entry: &LowerEntry, uid: u32, gid: u32) -> Attr {
         uid,
         gid,
         rdev: 0,
-        size: entry.size,
-        blocks: if kind == Kind::File { entry.size.div_ceil(4096) * 8 } else { 0 },
+        size,
+        blocks,
         atime: entry.mtime,
         mtime: entry.mtime,
         ctime: entry.mtime,
     }
 }
 
-fn attr_of_stat(ino: Ino, stat: &Stat) -> Attr {
+pub(crate) fn attr_of_stat(ino: Ino, stat: &Stat) -> Attr {
     Attr {
         ino,
         kind: Kind::of_mode(stat.st_mode),

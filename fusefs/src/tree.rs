@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use cvs_store::LowerId;
 
-use crate::types::{Ino, Kind};
+use crate::types::{Ino, Kind, Time};
 
 /// What the upper layer says of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,15 @@ pub(crate) struct Node {
     pub(crate) pin: Option<Arc<OwnedFd>>,
     /// Its inode in the upper filesystem, when it has or had several names there.
     pub(crate) linked: Option<u64>,
+    /// Of a directory in which copying up was the last change: the time of change that it goes on showing.
+    pub(crate) ctime: Option<KeptCtime>,
+}
+
+/// A time of change that is shown as long as the times on disk are these.
+pub(crate) struct KeptCtime {
+    pub(crate) shown: Time,
+    pub(crate) ctime: Time,
+    pub(crate) mtime: Time,
 }
 
 impl Node {
@@ -53,6 +62,7 @@ impl Node {
             lookups: AtomicU64::new(0),
             pin: None,
             linked: None,
+            ctime: None,
         }
     }
 }
