@@ -1,0 +1,187 @@
+//! The rows of the table in docs/overlay.md that need a mount and several users or processes: each test is named in its
+//! row. A script runs on a mounted version and on a plain copy of it, and must print the same; where the mount is
+//! another filesystem than ext4 on purpose, what it prints is written here.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::PathBuf;
+
+use cvs_tests::{TestEnvironment, available};
+use nix::unistd::geteuid;
+
+use crate::mounted::{fuse, ingest, mount, umount};
+use crate::ordinary::{open_to_all, succeeds};
+
+const PRELUDE: &str = include_str!("semantics/prelude.py");
+
+macro_rules! script {
+    ($name:literal) => {
+        include_str!(concat!("semantics/", $name, ".py"))
+    };
+}
+
+/// A version, mounted for everybody, and a plain copy of it.
+struct Pair {
+    env: TestEnvironment,
+    plain: PathBuf,
+    mounted: PathBuf,
+}
+
+impl Pair {
+    /// `None`, with a word, where this is not root, who alone can be everybody.
+    #[track_caller]
+    fn new() -> Option<Pair> {
+        let root = || match geteuid().is_root() {
+            true => Ok(()),
+            false => Err(cvs_tests::Missing("root, to be somebody else".to_owned())),
+        };
+        available(fuse().and_then(|()| root()))?;
+        let env = TestEnvironment::new();
+        open_to_all(&env);
+        let source = env.path("sources/v");
+        fs::create_dir_all(source.join("dir/sub")).expect("making a directory");
+        fs::write(source.join("one"), "one of three").expect("writing a file");
+        for name in ["two", "dir/three"] {
+            fs::hard_link(source.join("one"), source.join(name)).expect("linking a file");
+        }
+        symlink("file", source.join("link")).expect("making a symlink");
+        let large = vec![b'l'; 20_000];
+        let files: [(&str, &[u8]); 4] =
+            [("file", b"below"), ("dir/other", b"other"), ("dir/sub/deep", b"deep"), ("large", &large)];
+        ingest(&env, "v", &files);
+        let mounted = mount(&env, "v", "v", &["--allow-other"]);
+        let plain = env.path("mnt/p");
+        let copied = env.command("cp").arg("-a").args([&mounted, &plain]).output();
+        succeeds(&copied.expect("starting cp"));
+        Some(Pair { env, plain, mounted })
+    }
+
+    #[track_caller]
+    fn run(&self, dir: &PathBuf, script: &str, args: &[&str]) -> String {
+        let mut command = self.env.command("python3");
+        command.arg("-Ic").arg(format!("{PRELUDE}\n{script}")).args(args).current_dir(dir);
+        succeeds(&command.output().expect("starting python3"))
+    }
+
+    /// What a script prints on both.
+    #[track_caller]
+    fn same(&self, script: &str, args: &[&str]) -> String {
+        let (plain, mounted) = (self.run(&self.plain, script, args), self.run(&self.mounted, script, args));
+        assert_eq!(mounted, plain, "on the mount (left) and on plain files (right)");
+        mounted
+    }
+
+    #[track_caller]
+    fn mount_again(&self) {
+        umount(&self.env, &self.mounted);
+        mount(&self.env, "v", "v", &["--allow-other"]);
+    }
+}
+
+#[test]
+fn open_readers_and_mappings_see_what_another_writes() {
+    let Some(pair) = Pair::new() else { return };
+    let said = pair.same(script!("readers"), &[]);
+    assert!(said.contains("b'BELOW' b'BELOW'\nb'mapOW' b'mapOW' b'mapOW'\n3 b'map'\n"), "{said}");
+}
+
+#[test]
+fn inode_numbers_stay_while_it_is_mounted() {
+    let Some(pair) = Pair::new() else { return };
+    assert_eq!(pair.same(script!("numbers"), &[]), "True 1\nTrue\nTrue\nTrue\nTrue True\nTrue\n");
+}
+
+#[test]
+fn hard_links_stay_links_when_one_is_written_and_at_the_next_mount() {
+    let Some(pair) = Pair::new() else { return };
+    let links = "{4} {b'through the second'}\n1\n";
+    assert_eq!(pair.same(script!("hard-links"), &[]), format!("3\n{links}"));
+    pair.mount_again();
+    assert_eq!(pair.same(script!("hard-links"), &["again"]), format!("after a mount\n{links}"));
+}
+
+#[test]
+fn reading_does_not_move_atime() {
+    let Some(pair) = Pair::new() else { return };
+    let said = pair.run(&pair.mounted, script!("atime"), &[]);
+    assert_eq!(said, "file True\ndir/other True\ndir True\n1500000000.0 1600000000.0\nTrue\n");
+}
+
+#[test]
+fn the_mtime_of_a_file_of_the_version_is_that_of_its_content() {
+    let Some(pair) = Pair::new() else { return };
+    ingest(&pair.env, "w", &[("elsewhere/copy", b"below"), ("changed", b"below!")]);
+    let other = mount(&pair.env, "w", "w", &[]);
+    let mtime = |path: PathBuf| {
+        let meta = fs::metadata(path).expect("looking at a file");
+        (meta.mtime(), meta.mtime_nsec())
+    };
+    let first = mtime(pair.mounted.join("file"));
+    assert_eq!(mtime(other.join("elsewhere/copy")), first);
+    assert_ne!(mtime(other.join("changed")), first);
+    let years = 1_577_836_800..1_735_689_600;
+    assert!(years.contains(&first.0), "2020 to 2024: {first:?}");
+}
+
+#[test]
+fn times_of_directories_move_with_their_entries_alone() {
+    let Some(pair) = Pair::new() else { return };
+    let said = pair.same(script!("directory-times"), &[]);
+    assert!(
+        said.starts_with("write False False\nwrite again False False\nwrite below False False\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn modes_and_owners_decide() {
+    let Some(pair) = Pair::new() else { return };
+    let said = pair.same(script!("permissions"), &[]);
+    assert!(
+        said.starts_with("of the version b'below' EACCES\nEACCES EACCES EACCES\nEPERM EPERM\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn setuid_and_setgid_are_cleared_by_writes() {
+    let Some(pair) = Pair::new() else { return };
+    let said = pair.same(script!("setid"), &[]);
+    assert!(said.starts_with("write-0 1 0o777\n"), "{said}");
+}
+
+#[test]
+fn access_control_lists_are_refused() {
+    let Some(pair) = Pair::new() else { return };
+    assert_eq!(pair.run(&pair.mounted, script!("acl"), &[]), "ENOTSUP ENOTSUP\nENOTSUP []\n");
+}
+
+#[test]
+fn locks_hold_between_processes_and_over_copy_up() {
+    let Some(pair) = Pair::new() else { return };
+    let said = pair.same(script!("locks"), &[]);
+    assert!(said.starts_with("file flock ['EAGAIN', 'got', 'got', 'got', 'got']\n"), "{said}");
+}
+
+#[test]
+fn direct_io_and_the_page_cache_agree() {
+    let Some(pair) = Pair::new() else { return };
+    pair.same(script!("direct"), &[]);
+}
+
+#[test]
+fn files_without_a_name_are_refused_and_python_does_without() {
+    let Some(pair) = Pair::new() else { return };
+    let said = pair.run(&pair.mounted, script!("unnamed"), &[]);
+    let names = "['dir', 'file', 'large', 'link', 'one', 'two']";
+    assert_eq!(said, format!("ENOTSUP\nb'x' 0\nTrue True\n{names}\n"));
+}
+
+#[test]
+fn names_have_case_and_limits() {
+    let Some(pair) = Pair::new() else { return };
+    let said = pair.same(script!("names"), &[]);
+    assert!(said.starts_with("b'below' b'capital' False ENOENT\n"), "{said}");
+    pair.mount_again();
+    assert_eq!(fs::read(pair.mounted.join("FILE")).expect("reading a file"), b"capital");
+}
