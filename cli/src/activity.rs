@@ -146,6 +146,10 @@ impl<'a> Activity<'a> {
             SourceEvent::Restart { reason, .. } => {
                 self.output.note(&format!("{part}: begins again: {reason}"));
             }
+            SourceEvent::Found { path } => self.output.note(&format!("{part}: found in {path}")),
+            SourceEvent::NextSource { reason } => {
+                self.output.note(&format!("{part}: {reason}; trying its next source"));
+            }
             SourceEvent::Retry { attempt, pause, reason, .. } => {
                 let pause = format::duration(pause);
                 self.output.note(&format!("{part}: attempt {attempt} failed: {reason}; again in {pause}"));

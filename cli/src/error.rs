@@ -330,6 +330,15 @@ fn hint_of_source(error: &SourceError) -> Option<String> {
         SourceError::Checksum { .. } | SourceError::Size { .. } => {
             "nothing was stored; correct `checksum` in the spec only if the file is the one that you want"
         }
+        SourceError::Closed { page, variable, .. } => {
+            return Some(format!(
+                "look at {page} with your account, accept what it asks for, and set {variable} to a token of that account"
+            ));
+        }
+        SourceError::Choice { .. } => {
+            "put what chooses the file behind the source: `civitai://api/download/models/ID?name=…`"
+        }
+        SourceError::Mirrors { failures } => return failures.iter().find_map(hint_of_source),
         SourceError::DiskFull { .. } => return hint_of_io(&io::ErrorKind::StorageFull.into()),
         // libgit2 says it in words only.
         SourceError::Git { source, .. } | SourceError::GitObject { source, .. }

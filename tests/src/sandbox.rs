@@ -63,6 +63,9 @@ impl TestEnvironment {
             ("GIT_CONFIG_NOSYSTEM", "1"),
             ("GIT_TERMINAL_PROMPT", "0"),
             ("RUST_BACKTRACE", "1"),
+            // No test reaches the hubs themselves; those that are about them name a server of their own.
+            ("HF_ENDPOINT", "http://127.0.0.1:1"),
+            ("CIVITAI_ENDPOINT", "http://127.0.0.1:1"),
             // Most tests are not about Python, and an environment takes seconds; `use_python` is for those that are.
             ("CVS_SKIP_PYTHON", "1"),
         ] {

@@ -13,6 +13,7 @@ mod fault_points;
 mod faults;
 mod fsx;
 mod kills;
+mod models;
 mod mounted;
 mod mounts;
 mod ordinary;

@@ -49,6 +49,7 @@ fn lock() -> Lock {
     lock.models = vec![LockedModel {
         path: RelPath::new("models/vae/x.pth").unwrap(),
         source: "hf://o/r/vae/x.pth".to_owned(),
+        revision: None,
         size: 3,
         sha256: [2; 32],
         blake3: BlobId::from_bytes([3; 32]),

@@ -31,8 +31,7 @@ fn problems(change: Value) -> Vec<String> {
 
 const REVISION: &str = "a branch, a tag, a full ref name or a commit id";
 const TARGET: &str = "a path in the view: `$COMFY_HOME/…`, `$MODELS_DIR/…` or relative, without `..`";
-const SOURCE: &str =
-    "`https://…`, `http://…`, `hf://ORG/REPO/PATH`, `civitai://…`, `file://…` or an absolute path";
+const SOURCE: &str = "`https://…`, `http://…`, `hf://ORG/REPO/PATH`, `civitai://…`, `s3://…`, `gs://…`, `az://…`, `file://…` or an absolute path";
 
 #[test]
 fn every_problem_has_its_place_what_was_found_and_what_is_accepted() {

@@ -143,6 +143,7 @@ fn the_bad_samples_are_refused_with_every_reason() {
          version_id: found \"wan22-fast\"; expected \"vibe-voice\", the name of its file; write that, or rename the \
          file to wan22-fast.json\n  \
          models[0].source: found nothing; expected `https://…`, `http://…`, `hf://ORG/REPO/PATH`, `civitai://…`, \
+         `s3://…`, `gs://…`, `az://…`, \
          `file://…` or an absolute path"
     );
     let error = parse("tests/data/wan22-fast.json", ReadOptions::default()).unwrap_err();

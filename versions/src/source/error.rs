@@ -222,6 +222,60 @@ pub enum SourceError {
         /// 401 or 403.
         status: u16,
     },
+    /// A hub does not let us in.
+    #[error("{url}: access refused (HTTP {status}){}; {}", if *gated { ": its conditions are to be accepted first" } else { "" }, if *sent { "the token that was sent does not open it" } else { "no token was sent" })]
+    Closed {
+        /// The address.
+        url: String,
+        /// 401 or 403.
+        status: u16,
+        /// The page about it, where its conditions are accepted.
+        page: String,
+        /// The hub says that there are conditions to accept.
+        gated: bool,
+        /// The variable that a token is taken from.
+        variable: &'static str,
+        /// A token was sent.
+        sent: bool,
+    },
+    /// A hub has no such thing.
+    #[error("{url}: {what}")]
+    NoSuchFile {
+        /// The address that was asked.
+        url: String,
+        /// What it does not have.
+        what: String,
+    },
+    /// A model version has several files, and nothing says which.
+    #[error("{url}: version {version} has {}{}", if files.is_empty() { "no file" } else { "no one file that is meant; its files are" }, list(files))]
+    Choice {
+        /// The address that was asked.
+        url: String,
+        /// The model version.
+        version: u64,
+        /// Its files, with what chooses them.
+        files: Vec<String>,
+    },
+    /// No source of several has it.
+    #[error("none of its {} sources has it{}", failures.len(), list(failures))]
+    Mirrors {
+        /// Why each failed, in the order in which they were tried.
+        failures: Vec<SourceError>,
+    },
+    /// A variable that should hold the address of a hub holds something else.
+    #[error("{variable} is {value:?}, and must be an http or https address")]
+    Endpoint {
+        /// The variable.
+        variable: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A token cannot be sent.
+    #[error("the token in {from} has characters that no token has")]
+    Token {
+        /// The variable or file.
+        from: String,
+    },
     /// Any other status that is not the file.
     #[error("{url}: the server answered HTTP {status}")]
     HttpStatus {
@@ -313,6 +367,11 @@ fn hint(near: &[String], default_branch: Option<&str>) -> String {
         text += &format!("; the default branch is `{branch}`");
     }
     text
+}
+
+/// One line each.
+fn list(items: &[impl std::fmt::Display]) -> String {
+    items.iter().map(|item| format!("\n  {}", item.to_string().replace('\n', "\n  "))).collect()
 }
 
 /// Names the call and its object in an [`SourceError::Io`].

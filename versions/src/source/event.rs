@@ -71,6 +71,16 @@ pub enum SourceEvent<'a> {
         /// The whole length, when it is known.
         total: Option<u64>,
     },
+    /// A file was found on this machine, in the cache of another program, and taken from there.
+    Found {
+        /// The file.
+        path: &'a str,
+    },
+    /// A source failed, and the next one of the list is tried.
+    NextSource {
+        /// Why the one before failed.
+        reason: &'a str,
+    },
     /// An attempt failed and will be repeated.
     Retry {
         /// The address.

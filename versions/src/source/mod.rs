@@ -1,15 +1,18 @@
-//! Where the bytes of a version come from: git repositories, HTTP servers, files of this machine.
+//! Where the bytes of a version come from: git repositories, HTTP servers, hubs, files of this machine.
 //!
 //! Each source brings its bytes into a [`cvs_store::Transaction`] and verifies them there; nothing is visible in the
 //! store before the caller commits. Work in progress lives in the transaction's scratch directory, and for downloads
 //! that shall outlive it, below `staging/partial`. Sources block their thread, tell what they do by [`SourceEvent`],
 //! and stop when the cancel flag of [`SourceOptions`] is set. They never print.
 
+pub(crate) mod civitai;
 mod digest;
 mod error;
 mod event;
 pub mod git;
+mod hosts;
 pub mod http;
+pub(crate) mod hub;
 pub mod local;
 mod redact;
 #[cfg(test)]
@@ -21,4 +24,5 @@ pub use self::digest::Expected;
 pub(crate) use self::digest::hex;
 pub use self::error::SourceError;
 pub use self::event::{EventSink, NetworkLimits, SourceEvent, SourceOptions};
+pub(crate) use self::hosts::Hosts;
 pub(crate) use self::redact::redact_url;

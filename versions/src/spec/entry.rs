@@ -4,8 +4,8 @@ use cvs_store::RelPath;
 use serde_json::Value;
 
 use super::checksum::Checksum;
-use super::model::{ComfySpec, ModelSpec, NodeSpec};
-use super::reader::{Fields, Findings};
+use super::model::{ComfySpec, MirrorSpec, ModelSpec, NodeSpec};
+use super::reader::{Fields, Findings, describe};
 use super::repo::{self, RepoUrl, Revision};
 use super::source::{self, ModelSource};
 use super::target;
@@ -78,19 +78,10 @@ pub(super) fn node(value: &Value, place: String, findings: &mut Findings) -> Opt
 /// Reads one item of `models`.
 pub(super) fn model(value: &Value, place: String, findings: &mut Findings) -> Option<ModelSpec> {
     let mut fields = Fields::of(value, place.clone(), findings)?;
-    let text = fields.required_text("source", source::EXPECTED, findings);
-    let source = text.and_then(|text| match ModelSource::parse(text) {
-        Ok(source) => {
-            if source::has_secret(text) {
-                findings.warnings.push(Warning::Secret { place: fields.at("source") });
-            }
-            Some(source)
-        }
-        Err((found, expected)) => {
-            findings.problem(fields.at("source"), found, expected);
-            None
-        }
-    });
+    let mut sources = sources(&mut fields, findings);
+    let mirrors = if sources.is_empty() { Vec::new() } else { sources.split_off(1) };
+    let first = sources.pop();
+    let source = first.as_ref().map(|first| first.source.clone());
     let name = fields.text("name", "a name", findings);
     let before = findings.problems.len();
     let key = fields.either("target_path", "path", findings);
@@ -111,11 +102,46 @@ pub(super) fn model(value: &Value, place: String, findings: &mut Findings) -> Op
     Some(ModelSpec {
         place,
         name: name.map(str::to_owned),
-        source_text: text?.to_owned(),
+        source_text: first?.text,
         source: source?,
+        mirrors,
         path: path?,
         checksums: checksum.into_iter().collect(),
     })
+}
+
+/// `source`, then `sources`; at least one of them must be there. What is written twice counts once.
+fn sources(fields: &mut Fields<'_>, findings: &mut Findings) -> Vec<MirrorSpec> {
+    let expected = "a list of sources, in the order in which they are tried";
+    let listed = fields.list("sources", expected, findings);
+    let at_list = fields.at("sources");
+    let mut texts: Vec<(String, &str)> = Vec::new();
+    if listed.is_empty() || fields.get("source").is_some() {
+        let at = fields.at("source");
+        texts.extend(fields.required_text("source", source::EXPECTED, findings).map(|text| (at, text)));
+    }
+    for (index, item) in listed.iter().enumerate() {
+        let at = format!("{at_list}[{index}]");
+        match item {
+            Value::String(text) => texts.push((at, text)),
+            other => findings.problem(at, describe(other), source::EXPECTED),
+        }
+    }
+    let mut sources: Vec<MirrorSpec> = Vec::new();
+    for (at, text) in texts {
+        match ModelSource::parse(text) {
+            Ok(source) => {
+                if source::has_secret(text) {
+                    findings.warnings.push(Warning::Secret { place: at });
+                }
+                if sources.iter().all(|known| known.source.identity() != source.identity()) {
+                    sources.push(MirrorSpec { text: text.to_owned(), source });
+                }
+            }
+            Err((found, expected)) => findings.problem(at, found, expected),
+        }
+    }
+    sources
 }
 
 /// What a model says of where it goes.

@@ -5,7 +5,7 @@
 //! lock.format           2; a new kind of reference raises it, so that an older cvs refuses rather than collects
 //! lock.comfy            {repo, requested?, commit, manifest?}
 //! lock.custom_nodes[]   {name, path, repo, requested?, commit, manifest?, installed?}   in the order of the spec
-//! lock.models[]         {path, source, size, sha256, blake3, md5?, etag?}    in the order of the spec
+//! lock.models[]         {path, source, revision?, size, sha256, blake3, md5?, etag?}    in the order of the spec
 //! lock.models_manifest  the manifest of all models, grafted at the root
 //! lock.python           the Python environment, see `locked_python`; absent under `options.skip_python`
 //! lock.view             the view of all of it
@@ -111,8 +111,11 @@ pub struct LockedModel {
     /// Its file in the view.
     #[serde(with = "rel_path")]
     pub path: RelPath,
-    /// The source as the spec has it.
+    /// The source that it came from, as the spec has it, but without secrets.
     pub source: String,
+    /// What the source's name stood for then: the commit of a hub's repository, the version of a Civitai model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     /// In bytes.
     pub size: u64,
     /// SHA-256.

@@ -120,10 +120,29 @@ pub struct ModelSpec {
     pub source_text: String,
     /// Its source.
     pub source: ModelSource,
+    /// Where else the same bytes are, in the order in which they are tried: the rest of `sources`.
+    pub mirrors: Vec<MirrorSpec>,
     /// Its file in the view.
     pub path: RelPath,
     /// What its bytes must hash to; more than one only after entries were merged.
     pub checksums: Vec<Checksum>,
+}
+
+/// Another source of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorSpec {
+    /// As written.
+    pub text: String,
+    /// What it names.
+    pub source: ModelSource,
+}
+
+impl ModelSpec {
+    /// All its sources as written and as read, in the order in which they are tried.
+    pub fn sources(&self) -> impl Iterator<Item = (&str, &ModelSource)> {
+        let mirrors = self.mirrors.iter().map(|mirror| (mirror.text.as_str(), &mirror.source));
+        std::iter::once((self.source_text.as_str(), &self.source)).chain(mirrors)
+    }
 }
 
 /// How a spec is read.

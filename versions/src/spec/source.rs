@@ -8,8 +8,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 /// The forms of a model source, for errors.
-pub(super) const EXPECTED: &str =
-    "`https://…`, `http://…`, `hf://ORG/REPO/PATH`, `civitai://…`, `file://…` or an absolute path";
+pub(super) const EXPECTED: &str = "`https://…`, `http://…`, `hf://ORG/REPO/PATH`, `civitai://…`, `s3://…`, `gs://…`, `az://…`, `file://…` or an absolute path";
 
 /// A parsed model source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -20,8 +19,21 @@ pub enum ModelSource {
     Http(Url),
     /// A file of the Hugging Face hub, by `hf://` or by its `…/resolve/…` URL.
     Hub(HubFile),
-    /// A file of Civitai, by `civitai://` or by its download URL.
+    /// A file of Civitai, by `civitai://`, by its download URL or by the address of its page.
     Civitai(CivitaiFile),
+    /// An object in a bucket.
+    Bucket(BucketFile),
+}
+
+/// An object in a bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BucketFile {
+    /// `s3`, `gs` or `az`.
+    pub scheme: String,
+    /// The bucket; the container for `az`.
+    pub bucket: String,
+    /// The object's name, as it is written: nothing is decoded.
+    pub key: String,
 }
 
 /// A file in a repository of the Hugging Face hub.
@@ -58,7 +70,7 @@ pub enum CivitaiFile {
         /// The query without `?` and tokens, sorted; may be empty.
         query: String,
     },
-    /// `civitai://models/ID`: the newest version of a model.
+    /// `civitai://models/ID`, and the page of the model: its newest version.
     Model {
         /// The id of the model.
         id: u64,
@@ -81,13 +93,20 @@ impl ModelSource {
         }
         let Some((scheme, rest)) = text.split_once("://") else { return fail(EXPECTED) };
         match scheme {
-            "hf" => match hub_reference(rest) {
+            "hf" | "huggingface" => match hub_reference(rest) {
                 Some(file) => Ok(Self::Hub(file)),
                 None => fail("`hf://ORG/REPO/PATH` or `hf://ORG/REPO@REVISION/PATH`"),
             },
             "civitai" => match civitai_reference(rest) {
                 Some(file) => Ok(Self::Civitai(file)),
                 None => fail("`civitai://api/download/models/ID` or `civitai://models/ID`"),
+            },
+            "s3" | "gs" | "az" => match rest.split_once('/') {
+                Some((bucket, key)) if !bucket.is_empty() && !key.is_empty() && !key.ends_with('/') => {
+                    let (scheme, bucket, key) = (scheme.to_owned(), bucket.to_owned(), key.to_owned());
+                    Ok(Self::Bucket(BucketFile { scheme, bucket, key }))
+                }
+                _ => fail(&format!("`{scheme}://BUCKET/PATH`")),
             },
             "file" => match Url::parse(text).ok().and_then(|url| url.to_file_path().ok()) {
                 Some(path) if !text.ends_with('/') => Ok(Self::Local(path)),
@@ -109,6 +128,7 @@ impl ModelSource {
             Self::Hub(file) => last(&file.path),
             // Without an extension it is an endpoint such as `/download`, not the name of a model.
             Self::Http(url) => last(url.path()).map(|name| decode(&name)).filter(|name| name.contains('.')),
+            Self::Bucket(file) => last(&file.key),
             Self::Civitai(_) => None,
         }
     }
@@ -119,6 +139,7 @@ impl ModelSource {
             Self::Local(path) => path.to_string_lossy().into_owned(),
             Self::Hub(file) => file.path.clone(),
             Self::Http(url) => decode(url.path()),
+            Self::Bucket(file) => file.key.clone(),
             Self::Civitai(_) => return Vec::new(),
         };
         let mut names: Vec<String> = path.split('/').map(str::to_owned).collect();
@@ -126,12 +147,13 @@ impl ModelSource {
         names
     }
 
-    /// A text that is equal for two writings of the same source, and only then.
+    /// A text that is equal for two writings of the same source, and only then. It holds no secret: what opens a
+    /// source does not choose it.
     pub fn identity(&self) -> String {
         match self {
             Self::Local(path) => format!("file:{}", path.display()),
             Self::Http(url) => {
-                let mut url = url.clone();
+                let mut url = public_url(url);
                 url.set_fragment(None);
                 url.to_string()
             }
@@ -145,6 +167,7 @@ impl ModelSource {
             }
             Self::Civitai(CivitaiFile::Version { id, query }) => format!("civitai:{id}?{query}"),
             Self::Civitai(CivitaiFile::Model { id }) => format!("civitai:model:{id}"),
+            Self::Bucket(BucketFile { scheme, bucket, key }) => format!("{scheme}://{bucket}/{key}"),
         }
     }
 }
@@ -158,7 +181,7 @@ impl fmt::Display for ModelSource {
 /// True when a URL carries a password or token, which a spec would publish.
 pub(super) fn has_secret(text: &str) -> bool {
     let query = text.split_once('?').map_or("", |(_, query)| query);
-    let in_query = query.split('&').any(|pair| is_token(pair.split('=').next().unwrap_or(pair)));
+    let in_query = query.split('&').any(|pair| is_token(key_of(pair)));
     let in_authority = text.split_once("://").is_some_and(|(_, rest)| {
         rest.split('/')
             .next()
@@ -168,8 +191,56 @@ pub(super) fn has_secret(text: &str) -> bool {
     in_query || (in_authority && text.starts_with("http"))
 }
 
+/// The names by which credentials stand in a query: those of the hubs, and of signed addresses.
 fn is_token(key: &str) -> bool {
-    ["token", "api_key", "apikey", "access_token"].iter().any(|name| key.eq_ignore_ascii_case(name))
+    let names = [
+        "token",
+        "api_key",
+        "apikey",
+        "access_token",
+        "sig",
+        "signature",
+        "x-amz-signature",
+        "x-amz-credential",
+        "x-amz-security-token",
+        "x-goog-signature",
+        "x-goog-credential",
+    ];
+    names.iter().any(|name| key.eq_ignore_ascii_case(name))
+}
+
+/// `url` without what opens it: user information, and the values of tokens.
+fn public_url(url: &Url) -> Url {
+    let mut public = url.clone();
+    // Both fail only for addresses that cannot have user information in the first place.
+    let _ = public.set_username("");
+    let _ = public.set_password(None);
+    if let Some(query) = url.query().filter(|query| query.split('&').any(|pair| is_token(key_of(pair)))) {
+        let parts: Vec<String> = query
+            .split('&')
+            .map(|pair| match key_of(pair) {
+                key if is_token(key) => format!("{key}=***"),
+                _ => pair.to_owned(),
+            })
+            .collect();
+        public.set_query(Some(&parts.join("&")));
+    }
+    public
+}
+
+fn key_of(pair: &str) -> &str {
+    pair.split('=').next().unwrap_or(pair)
+}
+
+/// A source as it may be published: in a lock, in a message. It has the same identity as the source itself.
+pub(crate) fn public_text(text: &str) -> String {
+    if !has_secret(text) {
+        return text.to_owned();
+    }
+    match Url::parse(text) {
+        Ok(url) => public_url(&url).to_string(),
+        Err(_) => text.split('?').next().unwrap_or_default().to_owned(),
+    }
 }
 
 fn decode(text: &str) -> String {
@@ -191,7 +262,8 @@ fn web_source(url: Url) -> Result<ModelSource, String> {
             if path.iter().all(|name| name.is_empty()) {
                 return Err("`https://huggingface.co/ORG/REPO/resolve/REVISION/PATH`".to_owned());
             }
-            if *action != "resolve" {
+            // A page about the file names the file; `raw` may be a pointer to it.
+            if *action == "raw" {
                 let file = url.path().replacen(&format!("/{action}/"), "/resolve/", 1);
                 return Err(format!("the file, not a page about it: `https://huggingface.co{file}`"));
             }
@@ -207,11 +279,7 @@ fn web_source(url: Url) -> Result<ModelSource, String> {
                 Some(query) => format!("{}?{query}", &url.path()[1..]),
                 None => url.path()[1..].to_owned(),
             };
-            // Only the download route is a file; `models/ID` of the site is a page.
-            match civitai_reference(&reference) {
-                Some(file @ CivitaiFile::Version { .. }) => Ok(ModelSource::Civitai(file)),
-                _ => Ok(ModelSource::Http(url)),
-            }
+            Ok(civitai_reference(&reference).map_or(ModelSource::Http(url), ModelSource::Civitai))
         }
         Some(_) => Ok(ModelSource::Http(url)),
         None => Err("a URL with a host".to_owned()),
@@ -253,14 +321,20 @@ fn civitai_reference(rest: &str) -> Option<CivitaiFile> {
     let id = |text: &str| text.parse::<u64>().ok();
     match path.trim_end_matches('/').split('/').collect::<Vec<_>>()[..] {
         ["api", "download", "models", version] => {
-            let mut pairs: Vec<&str> = query
-                .split('&')
-                .filter(|pair| !pair.is_empty() && !is_token(pair.split('=').next().unwrap_or(pair)))
-                .collect();
+            let mut pairs: Vec<&str> =
+                query.split('&').filter(|pair| !pair.is_empty() && !is_token(key_of(pair))).collect();
             pairs.sort_unstable();
             Some(CivitaiFile::Version { id: id(version)?, query: pairs.join("&") })
         }
-        ["models", model] => Some(CivitaiFile::Model { id: id(model)? }),
+        // `models/ID`, or the page with its title behind; the page of one version says which.
+        ["models", model] | ["models", model, _] => {
+            let model = id(model)?;
+            let chosen = query.split('&').find_map(|pair| pair.strip_prefix("modelVersionId="));
+            match chosen {
+                Some(version) => Some(CivitaiFile::Version { id: id(version)?, query: String::new() }),
+                None => Some(CivitaiFile::Model { id: model }),
+            }
+        }
         _ => None,
     }
 }
@@ -300,6 +374,13 @@ mod tests {
             ("civitai://api/download/models/12?type=Model&format=X", "civitai:12?format=X&type=Model", None),
             ("https://civitai.com/api/download/models/12?token=t", "civitai:12?", None),
             ("civitai://models/7", "civitai:model:7", None),
+            ("https://civitai.com/models/7/a-title", "civitai:model:7", None),
+            ("https://civitai.com/models/7?modelVersionId=12", "civitai:12?", None),
+            ("huggingface://o/r/b.pth", "hf:o/r@main:b.pth", Some("b.pth")),
+            ("https://huggingface.co/o/r/blob/main/x.bin", "hf:o/r@main:x.bin", Some("x.bin")),
+            ("s3://bucket/a/x%20y.bin", "s3://bucket/a/x%20y.bin", Some("x%20y.bin")),
+            ("https://u:p@h/x.bin?a=1&token=t", "https://h/x.bin?a=1&token=***", Some("x.bin")),
+            ("https://h/x.bin?key=1&sig=t", "https://h/x.bin?key=1&sig=***", Some("x.bin")),
             ("HTTPS://Host:443/a%20b.bin#x", "https://host/a%20b.bin", Some("a b.bin")),
             ("http://127.0.0.1:80/x.bin?a=b", "http://127.0.0.1/x.bin?a=b", Some("x.bin")),
             ("https://h/api/download", "https://h/api/download", None),
@@ -324,7 +405,9 @@ mod tests {
             ("x.bin", EXPECTED),
             ("./x.bin", EXPECTED),
             ("ftp://h/x", EXPECTED),
-            ("s3://b/x", EXPECTED),
+            ("s3://b", "`s3://BUCKET/PATH`"),
+            ("gs:///x", "`gs://BUCKET/PATH`"),
+            ("az://b/x/", "`az://BUCKET/PATH`"),
             (" https://h/x", EXPECTED),
             ("hf://o/r", hub),
             ("hf://o/r/", hub),
@@ -336,7 +419,7 @@ mod tests {
             ("/x/", "the path of a file"),
             ("https://", "a valid URL"),
             (
-                "https://huggingface.co/o/r/blob/main/x.bin",
+                "https://huggingface.co/o/r/raw/main/x.bin",
                 "the file, not a page about it: `https://huggingface.co/o/r/resolve/main/x.bin`",
             ),
             (
@@ -354,5 +437,13 @@ mod tests {
         assert!(has_secret("https://user:pw@h/x"));
         assert!(!has_secret("https://h/x?type=token"));
         assert!(!has_secret("hf://o/r@v1/x"));
+        for (text, public) in [
+            ("https://u:pw@h/x?token=abc&b=1", "https://h/x?token=***&b=1"),
+            ("civitai://models/1?token=abc", "civitai://models/1?token=***"),
+            ("hf://o/r@v1/x", "hf://o/r@v1/x"),
+            ("/a?token=b", "/a"),
+        ] {
+            assert_eq!(public_text(text), public);
+        }
     }
 }

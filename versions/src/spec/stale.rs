@@ -7,7 +7,7 @@ use super::checksum::Checksum;
 use super::lock::{Lock, LockedModel, LockedNode, LockedRepo};
 use super::model::{ComfySpec, ModelSpec, NodeSpec, Spec};
 use super::repo::{RepoUrl, Revision};
-use super::source::ModelSource;
+use super::source::{ModelSource, public_text};
 
 /// A part of a lock that does not answer the spec, and why.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -228,7 +228,7 @@ impl Lock {
             return Some(moved.unwrap_or(StaleReason::Added));
         };
         if !same_source(locked, model) {
-            let (from, to) = (locked.source.clone(), model.source_text.clone());
+            let (from, to) = (public_text(&locked.source), public_text(&model.source_text));
             return Some(StaleReason::SourceChanged { from, to });
         }
         unmet_checksum(locked, model)
@@ -251,9 +251,13 @@ fn repo_reason(locked: &LockedRepo, repo: &RepoUrl, revision: &Revision) -> Opti
     locked.manifest.is_none().then_some(StaleReason::NotFetched)
 }
 
+/// Whether the locked source is one of the model's. Which of several answered does not matter.
 fn same_source(locked: &LockedModel, model: &ModelSpec) -> bool {
-    locked.source == model.source_text
-        || ModelSource::parse(&locked.source).is_ok_and(|source| source.identity() == model.source.identity())
+    if model.sources().any(|(text, _)| locked.source == text) {
+        return true;
+    }
+    let Ok(known) = ModelSource::parse(&locked.source) else { return false };
+    model.sources().any(|(_, source)| source.identity() == known.identity())
 }
 
 /// The first checksum of the spec that the lock's content does not have, or is not known to have.

@@ -14,8 +14,8 @@ use super::{Workspace, jobs, store_error};
 use crate::error::{SourceFailure, VersionsError};
 use crate::source::SourceError;
 use crate::spec::{
-    Lock, LockedModel, LockedNode, LockedRepo, ModelSpec, Part, RepoUrl, Revision, Spec, StaleReason,
-    VersionId,
+    Lock, LockedModel, LockedNode, LockedRepo, ModelSource, ModelSpec, Part, RepoUrl, Revision, Spec,
+    StaleReason, VersionId, public_text,
 };
 
 /// Repositories asked or fetched at once.
@@ -359,7 +359,8 @@ impl Builder<'_> {
                 Some(pin) => {
                     let found = self.fetcher.transaction.has_blob(&pin.blake3);
                     here &= found.map_err(self.store("keep its models"))? == Some(pin.size);
-                    let (path, source) = (task.spec.path.clone(), task.spec.source_text.clone());
+                    let path = task.spec.path.clone();
+                    let source = current_source(&pin, task.spec);
                     lock.models.push(LockedModel { path, source, ..pin });
                 }
                 None => here = false,
@@ -391,6 +392,13 @@ impl Builder<'_> {
     fn store(&self, operation: &'static str) -> impl Fn(StoreError) -> VersionsError {
         store_error(&self.spec.version_id, operation)
     }
+}
+
+/// The locked source as the spec writes it now, without secrets.
+fn current_source(pin: &LockedModel, model: &ModelSpec) -> String {
+    let known = ModelSource::parse(&pin.source).map(|source| source.identity());
+    let same = model.sources().find(|(_, source)| known.as_ref().is_ok_and(|id| *id == source.identity()));
+    public_text(same.map_or(model.source_text.as_str(), |(text, _)| text))
 }
 
 /// The error that tells these failures. Those that were only stopped because of another say nothing.
@@ -439,6 +447,7 @@ fn is_offline(error: &SourceError) -> bool {
         SourceError::InSubmodule { source, .. } | SourceError::LfsDownload { source, .. } => {
             is_offline(source)
         }
+        SourceError::Mirrors { failures } => failures.iter().all(is_offline),
         _ => false,
     }
 }

@@ -10,8 +10,10 @@ use url::Url;
 
 use super::event::{Event, Events, Why};
 use crate::source::http::{FetchedFile, HttpRequest};
-use crate::source::{Expected, NetworkLimits, SourceError, SourceEvent, SourceOptions, git, http, local};
-use crate::spec::{Checksum, LockedModel, ModelSource, ModelSpec, Part};
+use crate::source::{
+    Expected, Hosts, NetworkLimits, SourceError, SourceEvent, SourceOptions, civitai, git, http, hub, local,
+};
+use crate::spec::{Checksum, HubFile, LockedModel, ModelSource, ModelSpec, Part, public_text};
 
 /// Read at once.
 const BUFFER: usize = 1 << 20;
@@ -76,14 +78,18 @@ impl Fetcher<'_> {
         let wanted = Wanted::of(model, pin);
         let found = match self.in_store(&wanted)? {
             Some(found) => found,
-            None => self.bring(part, model, &wanted)?,
+            None => self.bring(part, model, pin, &wanted)?,
         };
         let subject = model.path.to_string();
         wanted.verify(&found, &subject)?;
         (self.events)(Event::Fetched { part, files: 1, reused: found.reused });
         Ok(LockedModel {
             path: model.path.clone(),
-            source: model.source_text.clone(),
+            source: found
+                .source
+                .or_else(|| pin.map(|pin| pin.source.clone()))
+                .unwrap_or_else(|| public_text(&model.source_text)),
+            revision: found.revision.or_else(|| pin.and_then(|pin| pin.revision.clone())),
             size: found.size,
             sha256: found.sha256,
             blake3: found.blob,
@@ -104,13 +110,14 @@ impl Fetcher<'_> {
         let known = wanted.expected.sha256.filter(|_| by_sha256 == Some(blob));
         match known {
             Some(sha256) if wanted.expected.md5.is_none() => {
-                Ok(Some(Found { blob, size, sha256, md5: None, reused: true }))
+                Ok(Some(Found { blob, size, sha256, md5: None, reused: true, source: None, revision: None }))
             }
             // Only the bytes can tell their other checksums.
             _ => match self.digest(&blob) {
                 Ok((sha256, md5)) => {
                     self.store.index().put_sha256(&sha256, &blob);
-                    Ok(Some(Found { blob, size, sha256, md5: Some(md5), reused: true }))
+                    let (source, revision) = (None, None);
+                    Ok(Some(Found { blob, size, sha256, md5: Some(md5), reused: true, source, revision }))
                 }
                 // Staged by this transaction: not to be read yet.
                 Err(SourceError::Store(StoreError::MissingBlob(_))) => Ok(None),
@@ -119,34 +126,93 @@ impl Fetcher<'_> {
         }
     }
 
-    fn bring(&self, part: &Part, model: &ModelSpec, wanted: &Wanted) -> Result<Found, SourceError> {
-        let expected = &wanted.expected;
-        let FetchedFile { blob, size, sha256, received } =
-            self.with_options(part, |options| match (&model.source, http_url(&model.source_text)) {
-                (ModelSource::Local(path), _) => {
-                    local::ingest(self.store, self.transaction, path, expected, self.intake, options)
+    /// From the first source that has it. What keeps every source from working ends the search at once.
+    fn bring(
+        &self,
+        part: &Part,
+        model: &ModelSpec,
+        pin: Option<&LockedModel>,
+        wanted: &Wanted,
+    ) -> Result<Found, SourceError> {
+        let mut failures = Vec::new();
+        let count = model.sources().count();
+        for (index, (text, source)) in model.sources().enumerate() {
+            let brought = self.with_options(part, |options| {
+                let found = self.from_source(text, source, model, pin, wanted, options);
+                if let Err(error) = &found
+                    && index + 1 < count
+                    && is_of_source(error)
+                {
+                    (options.events)(SourceEvent::NextSource { reason: &error.to_string() });
                 }
-                (ModelSource::Http(url), _) => self.download(url.clone(), expected, options),
-                (ModelSource::Hub(_) | ModelSource::Civitai(_), Some(url)) => {
-                    self.download(url, expected, options)
+                found
+            });
+            match brought {
+                Ok(found) => return Ok(found),
+                Err(error) if is_of_source(&error) => failures.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match failures.len() {
+            1 => Err(failures.remove(0)),
+            _ => Err(SourceError::Mirrors { failures }),
+        }
+    }
+
+    fn from_source(
+        &self,
+        text: &str,
+        source: &ModelSource,
+        model: &ModelSpec,
+        pin: Option<&LockedModel>,
+        wanted: &Wanted,
+        options: &SourceOptions<'_>,
+    ) -> Result<Found, SourceError> {
+        let (store, transaction, expected) = (self.store, self.transaction, &wanted.expected);
+        // The revision belongs to the source that it was found at.
+        let pinned = pin.filter(|pin| {
+            ModelSource::parse(&pin.source).is_ok_and(|known| known.identity() == source.identity())
+        });
+        let pinned = pinned.and_then(|pin| pin.revision.as_deref());
+        let hub = |file: &HubFile, hosts: &Hosts| {
+            let found = hub::fetch(store, transaction, file, pinned, expected, hosts, options)?;
+            Ok::<_, SourceError>((found.file, found.commit))
+        };
+        let (file, revision) = match source {
+            ModelSource::Local(path) => {
+                (local::ingest(store, transaction, path, expected, self.intake, options)?, None)
+            }
+            ModelSource::Http(url) => {
+                let hosts = Hosts::from_env()?;
+                match hub::of_url(url, &hosts) {
+                    Some(file) => hub(&file, &hosts)?,
+                    None => (self.download(url.clone(), expected, options)?, None),
                 }
-                (ModelSource::Hub(_), None) => Err(unsupported(
-                    model,
-                    "hf:// is not supported yet in this version of cvs; give the file's https:// address, or a \
-                     checksum of a file that the store has",
-                )),
-                (ModelSource::Civitai(_), None) => Err(unsupported(
-                    model,
-                    "civitai:// is not supported yet in this version of cvs; give the file's https:// address, \
-                     or a checksum of a file that the store has",
-                )),
-            })?;
+            }
+            ModelSource::Hub(file) => hub(file, &Hosts::from_env()?)?,
+            ModelSource::Civitai(file) => {
+                let name = model.path.to_string();
+                let wanted = civitai::Wanted {
+                    file,
+                    pinned: pinned.and_then(|id| id.parse().ok()),
+                    name: name.rsplit('/').next(),
+                    expected,
+                };
+                let found = civitai::fetch(store, transaction, &wanted, &Hosts::from_env()?, options)?;
+                (found.file, Some(found.version.to_string()))
+            }
+            ModelSource::Bucket(_) => return Err(unsupported(text)),
+        };
+        let FetchedFile { blob, size, sha256, received } = file;
         // A download that found its bytes in the store knows their sha256 only; elsewhere md5 has been verified.
         let mut md5 = expected.md5;
         if expected.md5.is_some() && received == 0 && self.store.blob_size(&blob)?.is_some() {
             md5 = Some(self.digest(&blob)?.1);
         }
-        Ok(Found { blob, size, sha256, md5, reused: false })
+        let source = Some(public_text(text));
+        let found = Found { blob, size, sha256, md5, reused: false, source, revision };
+        wanted.verify(&found, &model.path.to_string())?;
+        Ok(found)
     }
 
     fn download(
@@ -182,14 +248,22 @@ impl Fetcher<'_> {
     }
 }
 
-fn http_url(text: &str) -> Option<Url> {
-    Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
+/// Whether a failure says something of the source, and not of this machine or the person.
+fn is_of_source(error: &SourceError) -> bool {
+    !matches!(
+        error,
+        SourceError::Cancelled
+            | SourceError::Store(_)
+            | SourceError::DiskFull { .. }
+            | SourceError::Runtime { .. }
+            | SourceError::Endpoint { .. }
+            | SourceError::Token { .. }
+    )
 }
 
-fn unsupported(model: &ModelSpec, reason: &'static str) -> SourceError {
-    // The query may carry a token.
-    let url = model.source_text.split('?').next().unwrap_or_default().to_owned();
-    SourceError::Address { url, reason }
+fn unsupported(text: &str) -> SourceError {
+    let url = public_text(text);
+    SourceError::Address { url, reason: "buckets are not supported yet in this version of cvs" }
 }
 
 /// What a model's bytes must be.
@@ -206,6 +280,10 @@ struct Found {
     /// None where nobody asked for it.
     md5: Option<[u8; 16]>,
     reused: bool,
+    /// The source that it came from; none where the store had it.
+    source: Option<String>,
+    /// What that source's name stands for now.
+    revision: Option<String>,
 }
 
 impl Wanted {

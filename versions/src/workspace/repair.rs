@@ -261,6 +261,7 @@ fn fetch_model(fetcher: &Fetcher<'_>, locked: &LockedModel) -> Result<(), Source
         name: None,
         source_text: locked.source.clone(),
         source,
+        mirrors: Vec::new(),
         path: locked.path.clone(),
         checksums: Vec::new(),
     };

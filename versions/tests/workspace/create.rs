@@ -164,22 +164,7 @@ fn what_fails_publishes_nothing_and_names_its_place() {
         ),
         (
             model(absent.to_str().unwrap(), None),
-            format!(
-                "models[0].source: opening {}: No such file or directory (os error 2)",
-                absent.display()
-            ),
-        ),
-        (
-            model("hf://o/r/x.pth", None),
-            "models[0].source: hf://o/r/x.pth: hf:// is not supported yet in this version of cvs; give the \
-             file's https:// address, or a checksum of a file that the store has"
-                .to_owned(),
-        ),
-        (
-            model("civitai://models/7", None),
-            "models[0].source: civitai://models/7: civitai:// is not supported yet in this version of cvs; give \
-             the file's https:// address, or a checksum of a file that the store has"
-                .to_owned(),
+            format!("models[0].source: opening {}: No such file or directory (os error 2)", absent.display()),
         ),
     ];
     for (model, expected) in cases {

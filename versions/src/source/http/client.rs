@@ -52,11 +52,22 @@ fn client(connect_timeout: Duration) -> Result<Client, SourceError> {
     let client = Client::builder()
         .user_agent(concat!("cvs/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
+        // Streams of one HTTP/2 connection share its window: several ranges at once would gain nothing.
+        .http1_only()
         .connect_timeout(connect_timeout)
         .build()
         .map_err(|error| SourceError::Runtime { source: std::io::Error::other(error) })?;
     *slot = Some((connect_timeout, client.clone()));
     Ok(client)
+}
+
+/// What is done about a redirect.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follow {
+    /// Go where it leads.
+    Anywhere,
+    /// Stay at this origin: what leads away is the answer. Hubs tell of a file in the redirect to its bytes.
+    Here,
 }
 
 /// Sends one request and follows its redirects. `own` goes wherever the redirects lead, `caller` stays at the first
@@ -67,6 +78,18 @@ pub(super) async fn send(
     caller: &HeaderMap,
     own: &HeaderMap,
     body: Option<&str>,
+    options: &SourceOptions<'_>,
+) -> Result<Response, Failure> {
+    exchange(method, url, caller, own, body, Follow::Anywhere, options).await
+}
+
+async fn exchange(
+    method: Method,
+    url: &Url,
+    caller: &HeaderMap,
+    own: &HeaderMap,
+    body: Option<&str>,
+    follow: Follow,
     options: &SourceOptions<'_>,
 ) -> Result<Response, Failure> {
     let client = client(options.limits.connect_timeout)?;
@@ -94,16 +117,29 @@ pub(super) async fn send(
         let Some(next) = next.filter(|next| matches!(next.scheme(), "http" | "https")) else {
             return Err(answer(&target, "a redirect to no HTTP address").into());
         };
+        if follow == Follow::Here && next.origin() != target.origin() {
+            return Ok(response);
+        }
         if method != Method::GET
+            && method != Method::HEAD
             && status != StatusCode::TEMPORARY_REDIRECT
             && status != StatusCode::PERMANENT_REDIRECT
         {
             return Err(answer(&target, "a redirect that would drop the request's body").into());
         }
-        trusted &= next.origin() == target.origin();
+        trusted = trusted && may_follow(&target, &next, !caller.is_empty())?;
         target = next;
     }
     Err(answer(url, "too many redirects").into())
+}
+
+/// Whether the caller's headers go along on a redirect. One that leaves https after headers were sent is refused: whoever
+/// reads along there would see what they opened.
+fn may_follow(from: &Url, to: &Url, has_headers: bool) -> Result<bool, SourceError> {
+    if has_headers && from.scheme() == "https" && to.scheme() == "http" {
+        return Err(answer(from, format!("a redirect from https to {}", redact_url(to))));
+    }
+    Ok(from.origin() == to.origin())
 }
 
 /// Awaits `future` for as long as a stall may last, with an eye on the cancel flag.
@@ -250,12 +286,33 @@ pub(in crate::source) fn post_json(
     limit: usize,
     options: &SourceOptions<'_>,
 ) -> Result<serde_json::Value, SourceError> {
+    json(Method::POST, url, headers, Some(body), limit, options)
+}
+
+/// Asks for JSON of at most `limit` bytes, with retries.
+pub(in crate::source) fn get_json(
+    url: &Url,
+    headers: &HeaderMap,
+    limit: usize,
+    options: &SourceOptions<'_>,
+) -> Result<serde_json::Value, SourceError> {
+    json(Method::GET, url, headers, None, limit, options)
+}
+
+fn json(
+    method: Method,
+    url: &Url,
+    headers: &HeaderMap,
+    body: Option<&str>,
+    limit: usize,
+    options: &SourceOptions<'_>,
+) -> Result<serde_json::Value, SourceError> {
     let shown = redact_url(url);
     options.check_online(&shown)?;
     block_on(async {
         let mut retries = Retries::new();
         loop {
-            match exchange(url, headers, body, limit, options).await {
+            match json_once(&method, url, headers, body, limit, options).await {
                 Ok(value) => return Ok(value),
                 Err(failure) => retries.next(failure, &shown, options).await?,
             }
@@ -263,14 +320,15 @@ pub(in crate::source) fn post_json(
     })?
 }
 
-async fn exchange(
+async fn json_once(
+    method: &Method,
     url: &Url,
     headers: &HeaderMap,
-    body: &str,
+    body: Option<&str>,
     limit: usize,
     options: &SourceOptions<'_>,
 ) -> Result<serde_json::Value, Failure> {
-    let mut response = send(Method::POST, url, headers, &HeaderMap::new(), Some(body), options).await?;
+    let mut response = send(method.clone(), url, headers, &HeaderMap::new(), body, options).await?;
     if !response.status().is_success() {
         return Err(judge(response.status(), response.headers(), url));
     }
@@ -286,9 +344,54 @@ async fn exchange(
     serde_json::from_slice(&text).map_err(|error| answer(url, format!("not JSON: {error}")).into())
 }
 
+/// What a server says of a file without sending it: the status and the headers. Redirects to elsewhere are answers, and
+/// so is every status but those that call for another attempt.
+pub(in crate::source) fn head(
+    url: &Url,
+    headers: &HeaderMap,
+    options: &SourceOptions<'_>,
+) -> Result<(StatusCode, HeaderMap), SourceError> {
+    let shown = redact_url(url);
+    block_on(async {
+        let mut retries = Retries::new();
+        loop {
+            let none = HeaderMap::new();
+            let sent = exchange(Method::HEAD, url, headers, &none, None, Follow::Here, options).await;
+            let failure = match sent {
+                Ok(response) => match judge(response.status(), response.headers(), url) {
+                    failure @ Failure::Transient(..) => failure,
+                    Failure::Final(_) => return Ok((response.status(), response.headers().clone())),
+                },
+                Err(failure) => failure,
+            };
+            retries.next(failure, &shown, options).await?;
+        }
+    })?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_stay_at_home_and_never_leave_https() {
+        for (from, to, has_headers, expected) in [
+            ("https://h/a", "https://h/b", true, Some(true)),
+            ("https://h/a", "https://cdn/b", true, Some(false)),
+            ("https://h/a", "https://h:444/b", true, Some(false)),
+            ("http://h/a", "https://h/b", true, Some(false)),
+            ("https://h/a", "http://h/b", true, None),
+            ("https://h/a", "http://h/b", false, Some(false)),
+        ] {
+            let url = |text: &str| text.parse::<Url>().unwrap();
+            assert_eq!(may_follow(&url(from), &url(to), has_headers).ok(), expected, "{from} {to}");
+        }
+        let error = may_follow(&"https://h/a".parse().unwrap(), &"http://h/b".parse().unwrap(), true);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "https://h/a: unusable answer: a redirect from https to http://h/b"
+        );
+    }
 
     #[test]
     fn a_server_may_ask_for_a_pause() {

@@ -14,7 +14,7 @@ use cvs_store::{BlobId, Store, Transaction};
 use reqwest::header::HeaderMap;
 use url::Url;
 
-pub(in crate::source) use self::client::post_json;
+pub(in crate::source) use self::client::{get_json, head, post_json};
 use self::download::Download;
 use self::partial::{Done, Partial};
 use super::digest::{Expected, hex, unhex};
