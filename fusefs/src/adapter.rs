@@ -1,5 +1,5 @@
-//! The thin layer between fuser and [`Overlay`]: conversion of types, nothing else. Every handler runs behind
-//! [`guard`], so that a panic costs one request and not a thread.
+//! The thin layer between fuser and [`Overlay`]: conversion of types, nothing else. What differs between connections is
+//! in their [`Form`]. Every handler runs behind [`guard`], so that a panic costs one request and not a thread.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -10,34 +10,31 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
+    ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use crate::convert::{file_attr, file_type, no_entry, set_time};
 use crate::error::FsError;
+use crate::form::Form;
 use crate::overlay::Overlay;
-use crate::reply::{FOREVER, GENERATION, attr, empty, guard, xattr};
-use crate::types::{Attr, Caller, Ino, Kind, Make, RenameMode, SetAttr};
-
-/// The largest READ and WRITE: what the kernel takes (256 pages).
-const MAX_TRANSFER: u32 = 1 << 20;
-/// Reads ahead and other requests under way for which nobody waits.
-const MAX_BACKGROUND: u16 = 64;
+use crate::reply::{FOREVER, GENERATION, empty, guard, xattr};
+use crate::types::{Attr, Caller, Kind, Make, RenameMode, SetAttr};
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A mounted overlay, as fuser sees it.
-pub(crate) struct Adapter {
+pub(crate) struct Adapter<F> {
     pub(crate) overlay: Arc<Overlay>,
+    pub(crate) form: F,
 }
 
-impl Adapter {
+impl<F: Form> Adapter<F> {
     fn caller(request: &Request) -> Caller {
         Caller { uid: request.uid(), gid: request.gid() }
     }
@@ -46,10 +43,14 @@ impl Adapter {
         match done {
             Ok(attr) => {
                 self.overlay.count_lookup(attr.ino);
-                reply.entry(&FOREVER, &file_attr(&attr), GENERATION);
+                reply.entry(&self.form.keep(attr.ino), &self.attr(&attr), GENERATION);
             }
             Err(errno) => reply.error(errno),
         }
+    }
+
+    fn attr(&self, attr: &Attr) -> FileAttr {
+        FileAttr { ino: self.form.number(attr.ino), ..file_attr(attr) }
     }
 
     fn make(
@@ -61,41 +62,25 @@ impl Adapter {
         mode: u32,
     ) -> Result<Attr, Errno> {
         guard("make", parent.0, || {
-            self.overlay.make(Ino(parent.0), name.as_bytes(), what, mode, Self::caller(request))
+            let parent = self.form.dir(parent)?;
+            self.overlay.make(parent, name.as_bytes(), what, mode, Self::caller(request))
         })
     }
 }
 
 #[allow(clippy::too_many_arguments)]
-impl Filesystem for Adapter {
+impl<F: Form> Filesystem for Adapter<F> {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Without these the design does not hold: opens would cost a round trip each, and handles would be expected.
-        let needed = InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-        if config.add_capabilities(needed).is_err() {
-            tracing::error!("this kernel is too old: Linux 5.1 or newer is needed");
-            return Err(io::Error::from_raw_os_error(rustix::io::Errno::PROTO.raw_os_error()));
-        }
-        // FUSE_ATOMIC_O_TRUNC is left out on purpose: without opens nobody would truncate.
-        for wish in [
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-        ] {
-            let _ = config.add_capabilities(wish);
-        }
-        let _ = config.set_max_write(MAX_TRANSFER);
-        let _ = config.set_max_background(MAX_BACKGROUND);
-        Ok(())
+        self.form.init(config)
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = guard("lookup", parent.0, || match self.overlay.lookup(Ino(parent.0), name.as_bytes()) {
-            Ok(attr) => Ok(Some(attr)),
-            Err(FsError::NotFound) => Ok(None),
-            Err(error) => Err(error),
+        let found = guard("lookup", parent.0, || {
+            match self.form.dir(parent).and_then(|dir| self.overlay.lookup(dir, name.as_bytes())) {
+                Ok(attr) => Ok(Some(attr)),
+                Err(FsError::NotFound) => Ok(None),
+                Err(error) => Err(error),
+            }
         });
         match found {
             Ok(None) => reply.entry(&FOREVER, &no_entry(), GENERATION),
@@ -106,13 +91,16 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
         let _ = guard("forget", ino.0, || {
-            self.overlay.forget(Ino(ino.0), count);
+            self.overlay.forget(self.form.node(ino), count);
             Ok(())
         });
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        attr(guard("getattr", ino.0, || self.overlay.getattr(Ino(ino.0))), reply);
+        match guard("getattr", ino.0, || self.overlay.getattr(self.form.node(ino))) {
+            Ok(attr) => reply.attr(&self.form.keep(attr.ino), &self.attr(&attr)),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn setattr(
@@ -141,14 +129,15 @@ impl Filesystem for Adapter {
             atime: set_time(atime),
             mtime: set_time(mtime),
         };
-        attr(
-            guard("setattr", ino.0, || self.overlay.setattr(Ino(ino.0), change, Self::caller(request))),
-            reply,
-        );
+        let ino = self.form.node(ino);
+        match guard("setattr", ino.0, || self.form.setattr(ino, change, Self::caller(request))) {
+            Ok(attr) => reply.attr(&self.form.keep(ino), &self.attr(&attr)),
+            Err(errno) => self.form.setattr_failed(ino, errno, reply),
+        }
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        match guard("readlink", ino.0, || self.overlay.readlink(Ino(ino.0))) {
+        match guard("readlink", ino.0, || self.overlay.readlink(self.form.node(ino))) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
         }
@@ -189,11 +178,17 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(guard("unlink", parent.0, || self.overlay.unlink(Ino(parent.0), name.as_bytes())), reply);
+        let done = guard("unlink", parent.0, || self.overlay.unlink(self.form.dir(parent)?, name.as_bytes()));
+        empty(done, reply);
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(guard("rmdir", parent.0, || self.overlay.rmdir(Ino(parent.0), name.as_bytes())), reply);
+        let done = guard("rmdir", parent.0, || {
+            let dir = self.form.dir(parent)?;
+            self.form.check_removal(dir, name.as_bytes())?;
+            self.overlay.rmdir(dir, name.as_bytes())
+        });
+        empty(done, reply);
     }
 
     fn rename(
@@ -215,19 +210,23 @@ impl Filesystem for Adapter {
                 _ => return Err(FsError::Invalid),
             };
             let (from, to) = (name.as_bytes(), newname.as_bytes());
-            self.overlay.rename(Ino(parent.0), from, Ino(newparent.0), to, mode)
+            let (dir, newdir) = (self.form.dir(parent)?, self.form.dir(newparent)?);
+            self.form.check_removal(dir, from)?;
+            self.form.check_removal(newdir, to)?;
+            self.overlay.rename(dir, from, newdir, to, mode)
         });
         empty(done, reply);
     }
 
     fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let done = guard("link", ino.0, || self.overlay.link(Ino(ino.0), Ino(parent.0), name.as_bytes()));
+        let done = guard("link", ino.0, || {
+            self.overlay.link(self.form.node(ino), self.form.dir(parent)?, name.as_bytes())
+        });
         self.entry(done, reply);
     }
 
-    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        // The kernel takes this as: never ask again, for any file.
-        reply.error(Errno::ENOSYS);
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.form.open(self.form.node(ino), flags, Self::caller(request), reply);
     }
 
     fn read(
@@ -247,7 +246,7 @@ impl Filesystem for Adapter {
                 buffer.resize(size, 0);
             }
             let buffer = buffer.get_mut(..size).unwrap_or_default();
-            match guard("read", ino.0, || self.overlay.read_at(Ino(ino.0), offset, buffer)) {
+            match guard("read", ino.0, || self.overlay.read_at(self.form.node(ino), offset, buffer)) {
                 Ok(len) => reply.data(buffer.get(..len).unwrap_or_default()),
                 Err(errno) => reply.error(errno),
             }
@@ -267,7 +266,8 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let unprivileged = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match guard("write", ino.0, || self.overlay.write_at(Ino(ino.0), offset, data, unprivileged)) {
+        match guard("write", ino.0, || self.overlay.write_at(self.form.node(ino), offset, data, unprivileged))
+        {
             Ok(written) => reply.written(written as u32),
             Err(errno) => reply.error(errno),
         }
@@ -287,18 +287,22 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _request: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
+        ino: INodeNo,
+        fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _ = guard("release", ino.0, || {
+            self.form.release(self.form.node(ino), fh);
+            Ok(())
+        });
         reply.ok();
     }
 
     fn fsync(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        empty(guard("fsync", ino.0, || self.overlay.fsync(Ino(ino.0), datasync)), reply);
+        empty(guard("fsync", ino.0, || self.overlay.fsync(self.form.node(ino), datasync)), reply);
     }
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -313,11 +317,11 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        match guard("readdir", ino.0, || self.overlay.list(Ino(ino.0), offset)) {
+        match guard("readdir", ino.0, || self.overlay.list(self.form.dir(ino)?, offset)) {
             Ok(entries) => {
                 for entry in entries {
                     let name = OsStr::from_bytes(&entry.name);
-                    if reply.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), name) {
+                    if reply.add(self.form.number(entry.ino), entry.cookie, file_type(entry.kind), name) {
                         break;
                     }
                 }
@@ -335,14 +339,14 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let entries = match guard("readdirplus", ino.0, || self.overlay.list(Ino(ino.0), offset)) {
+        let entries = match guard("readdirplus", ino.0, || self.overlay.list(self.form.dir(ino)?, offset)) {
             Ok(entries) => entries,
             Err(errno) => return reply.error(errno),
         };
         for entry in entries {
             // What cannot be looked at, or has gone meanwhile, is listed by its name alone.
             let attr = match guard("readdirplus", entry.ino.0, || self.overlay.getattr(entry.ino)) {
-                Ok(attr) => file_attr(&attr),
+                Ok(attr) => self.attr(&attr),
                 Err(_) => FileAttr { kind: file_type(entry.kind), ..no_entry() },
             };
             let counts = attr.ino.0 != 0 && &*entry.name != b"." && &*entry.name != b"..";
@@ -350,8 +354,9 @@ impl Filesystem for Adapter {
             if counts {
                 self.overlay.count_lookup(entry.ino);
             }
-            let (number, name) = (INodeNo(entry.ino.0), OsStr::from_bytes(&entry.name));
-            if reply.add(number, entry.cookie, name, &FOREVER, &attr, GENERATION) {
+            let (number, name) = (self.form.number(entry.ino), OsStr::from_bytes(&entry.name));
+            let keep = self.form.keep(entry.ino);
+            if reply.add(number, entry.cookie, name, &keep, &attr, GENERATION) {
                 if counts {
                     self.overlay.forget(entry.ino, 1);
                 }
@@ -380,7 +385,7 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        empty(guard("fsyncdir", ino.0, || self.overlay.fsync_dir(Ino(ino.0))), reply);
+        empty(guard("fsyncdir", ino.0, || self.overlay.fsync_dir(self.form.node(ino))), reply);
     }
 
     fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
@@ -411,21 +416,30 @@ impl Filesystem for Adapter {
     ) {
         let flags = flags as u32;
         empty(
-            guard("setxattr", ino.0, || self.overlay.setxattr(Ino(ino.0), name.as_bytes(), value, flags)),
+            guard("setxattr", ino.0, || {
+                self.overlay.setxattr(self.form.node(ino), name.as_bytes(), value, flags)
+            }),
             reply,
         );
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        xattr(guard("getxattr", ino.0, || self.overlay.getxattr(Ino(ino.0), name.as_bytes())), size, reply);
+        xattr(
+            guard("getxattr", ino.0, || self.overlay.getxattr(self.form.node(ino), name.as_bytes())),
+            size,
+            reply,
+        );
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        xattr(guard("listxattr", ino.0, || self.overlay.listxattr(Ino(ino.0))), size, reply);
+        xattr(guard("listxattr", ino.0, || self.overlay.listxattr(self.form.node(ino))), size, reply);
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(guard("removexattr", ino.0, || self.overlay.removexattr(Ino(ino.0), name.as_bytes())), reply);
+        empty(
+            guard("removexattr", ino.0, || self.overlay.removexattr(self.form.node(ino), name.as_bytes())),
+            reply,
+        );
     }
 
     fn create(
@@ -441,13 +455,7 @@ impl Filesystem for Adapter {
         match self.make(request, parent, name, Make::File, mode) {
             Ok(attr) => {
                 self.overlay.count_lookup(attr.ino);
-                reply.created(
-                    &FOREVER,
-                    &file_attr(&attr),
-                    GENERATION,
-                    FileHandle(0),
-                    FopenFlags::FOPEN_KEEP_CACHE,
-                );
+                self.form.created(&attr, &self.attr(&attr), reply);
             }
             Err(errno) => reply.error(errno),
         }
@@ -464,7 +472,10 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let mode = mode as u32;
-        empty(guard("fallocate", ino.0, || self.overlay.fallocate(Ino(ino.0), offset, length, mode)), reply);
+        empty(
+            guard("fallocate", ino.0, || self.overlay.fallocate(self.form.node(ino), offset, length, mode)),
+            reply,
+        );
     }
 
     fn lseek(
@@ -482,8 +493,8 @@ impl Filesystem for Adapter {
         let done = guard("lseek", ino.0, || {
             let offset = u64::try_from(offset).map_err(|_| FsError::NoMoreData)?;
             match whence {
-                SEEK_DATA => self.overlay.seek(Ino(ino.0), offset, true),
-                SEEK_HOLE => self.overlay.seek(Ino(ino.0), offset, false),
+                SEEK_DATA => self.overlay.seek(self.form.node(ino), offset, true),
+                SEEK_HOLE => self.overlay.seek(self.form.node(ino), offset, false),
                 _ => Err(FsError::Invalid),
             }
         });
@@ -506,7 +517,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let (from, to) = (Ino(ino_in.0), Ino(ino_out.0));
+        let (from, to) = (self.form.node(ino_in), self.form.node(ino_out));
         match guard("copy_file_range", ino_out.0, || {
             self.overlay.copy_range(from, offset_in, to, offset_out, len)
         }) {

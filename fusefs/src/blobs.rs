@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 use cvs_store::{BlobId, Store, StoreError};
 use lru::LruCache;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::FsError;
 use crate::prefetch::Trace;
@@ -35,19 +38,30 @@ impl Blobs {
         if let Some(file) = cache().get(&id) {
             return Ok(file.clone());
         }
-        let file = self.store.open_blob(&id).map_err(|error| match error {
+        let opened = self.store.open_blob(&id).map_err(|error| match error {
             StoreError::MissingBlob(_) => damaged(id, "is missing"),
-            error => {
-                tracing::error!(blob = %id, %error, "a blob cannot be opened");
-                FsError::Damaged { blob: id, problem: "cannot be opened" }
-            }
-        })?;
+            error => unopened(id, &error),
+        });
+        let file = Arc::new(self.checked(id, size, opened)?);
+        cache().put(id, file.clone());
+        Ok(file)
+    }
+
+    /// The blob, opened below `objects` for the kernel to read. It is not kept open here.
+    pub(crate) fn open_below(&self, objects: impl AsFd, id: BlobId, size: u64) -> Result<File, FsError> {
+        let opened = open_below(objects, id).map_err(|error| match error {
+            Errno::NOENT => damaged(id, "is missing"),
+            error => unopened(id, &error),
+        });
+        self.checked(id, size, opened)
+    }
+
+    fn checked(&self, id: BlobId, size: u64, opened: Result<File, FsError>) -> Result<File, FsError> {
+        let file = opened?;
         if file.metadata().map(|m| m.len()).ok() != Some(size) {
             return Err(damaged(id, "has the wrong size"));
         }
         self.trace.note(id);
-        let file = Arc::new(file);
-        cache().put(id, file.clone());
         Ok(file)
     }
 
@@ -76,6 +90,19 @@ impl Blobs {
         })?;
         Ok(wanted)
     }
+}
+
+/// Opens a blob below the directory `objects`.
+pub(crate) fn open_below(objects: impl AsFd, id: BlobId) -> Result<File, Errno> {
+    let hex = id.to_hex();
+    let (head, tail) = hex.split_at(2);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(objects, format!("blob/{head}/{tail}"), flags, Mode::empty()).map(File::from)
+}
+
+fn unopened(blob: BlobId, error: &dyn std::fmt::Display) -> FsError {
+    tracing::error!(%blob, %error, "a blob cannot be opened");
+    FsError::Damaged { blob, problem: "cannot be opened" }
 }
 
 /// Names the damage in the log, once for each time that somebody ran into it.

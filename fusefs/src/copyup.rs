@@ -118,6 +118,25 @@ impl Overlay {
     /// when that cut it off, and so changed it. The caller does not have the table: contents are copied here.
     pub(crate) fn copy_up(&self, ino: Ino, keep: u64) -> Result<bool, FsError> {
         let upper = self.writable()?;
+        let _turn = self.turn(ino);
+        self.copy_up_alone(upper, ino, keep, false).map(|copied| copied.cut)
+    }
+
+    /// Copies a file up and parts it. Returns the names that the copy has.
+    pub(crate) fn copy_up_parting(&self, ino: Ino, keep: u64) -> Result<Vec<Name>, FsError> {
+        let upper = self.writable()?;
+        let _turn = self.turn(ino);
+        let copied = self.copy_up_alone(upper, ino, keep, true)?;
+        if !copied.names.is_empty() {
+            return Ok(copied.names);
+        }
+        // It was in the upper layer already, with the content that it has in the view.
+        self.renumber(&mut self.write(), ino).map(|(_, names)| names)
+    }
+
+    /// Waits until nobody else copies the node up. The right is given back however the copy ends, a panic included:
+    /// others wait for it.
+    fn turn(&self, ino: Ino) -> Turn<'_> {
         {
             let mut copying = self.copying.lock().unwrap_or_else(|e| e.into_inner());
             while copying.contains(&ino) {
@@ -125,18 +144,16 @@ impl Overlay {
             }
             copying.insert(ino);
         }
-        // Given back however the copy ends, a panic included: others wait for it.
-        let _turn = Turn { overlay: self, ino };
-        self.copy_up_alone(upper, ino, keep)
+        Turn { overlay: self, ino }
     }
 
     /// Copies up while no other thread copies the same node.
-    fn copy_up_alone(&self, upper: &Upper, ino: Ino, keep: u64) -> Result<bool, FsError> {
+    fn copy_up_alone(&self, upper: &Upper, ino: Ino, keep: u64, part: bool) -> Result<Copied, FsError> {
         let id = {
             let tree = self.read();
             match self.place(&tree, ino)? {
                 Place::Lower(id) => id,
-                Place::Upper { .. } | Place::Pinned(_) => return Ok(false),
+                Place::Upper { .. } | Place::Pinned(_) => return Ok(Copied::default()),
             }
         };
         let attr = self.getattr(ino)?;
@@ -144,15 +161,17 @@ impl Overlay {
         let made = self.copy_content(upper, id, &attr, keep, &temporary).and_then(|file| {
             let mut tree = self.write();
             self.adopt_copy(&mut tree, upper, ino, id, &attr, &temporary)?;
+            // In one step with the copy: whoever has the old number never sees the copy's attributes under it.
+            let (ino, names) = if part { self.renumber(&mut tree, ino)? } else { (ino, Vec::new()) };
             if let Some(file) = file {
                 self.keep_open(ino, file);
             }
-            Ok(())
+            Ok(names)
         });
         if made.is_err() {
             upper.retire(&temporary);
         }
-        made.map(|()| attr.kind == Kind::File && keep < attr.size)
+        made.map(|names| Copied { cut: attr.kind == Kind::File && keep < attr.size, names })
     }
 
     /// Makes the copy in `work/`, complete with owner, mode and times.
@@ -263,6 +282,15 @@ impl Overlay {
             _ => self.copy_up(ino, u64::MAX).map(drop),
         }
     }
+}
+
+/// What a copy-up has done.
+#[derive(Default)]
+struct Copied {
+    /// Bytes were left out.
+    cut: bool,
+    /// The names that it took with it, when it parted.
+    names: Vec<Name>,
 }
 
 /// The right to copy a node up, which one thread has at a time.

@@ -31,7 +31,7 @@ impl Overlay {
     }
 
     /// The blob of a file that is still the view's, and its size.
-    fn lower_content(&self, ino: Ino) -> Result<Option<(cvs_store::BlobId, u64)>, FsError> {
+    pub(crate) fn lower_content(&self, ino: Ino) -> Result<Option<(cvs_store::BlobId, u64)>, FsError> {
         let tree = self.read();
         match tree.nodes.get(&ino) {
             Some(node) if node.upper => return Ok(None),

@@ -58,6 +58,12 @@ pub enum FsError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// Another connection shows the directory, or stands on it.
+    #[error("another connection has it")]
+    Busy,
+    /// The name leads to another node now: who asked shall look it up again.
+    #[error("the node has changed")]
+    Stale,
     /// A number that is not in the view, or a manifest whose bytes make no sense.
     #[error("the view has no such entry")]
     BadView,
@@ -97,6 +103,8 @@ impl FsError {
             Self::LeftToKernel => Errno::NOSYS,
             Self::NotPermitted => Errno::PERM,
             Self::NoMoreData => Errno::NXIO,
+            Self::Busy => Errno::BUSY,
+            Self::Stale => Errno::STALE,
             Self::Damaged { .. } | Self::BadView | Self::Panicked => Errno::IO,
             Self::Upper { errno, .. } => *errno,
         };

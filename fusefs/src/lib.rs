@@ -21,12 +21,15 @@ mod disk;
 mod error;
 #[cfg(debug_assertions)]
 mod fault;
+mod form;
 mod intent;
 mod links;
 mod load;
 mod mount;
 mod names;
 mod overlay;
+mod part;
+mod passthrough;
 mod prefetch;
 mod remove;
 mod rename;
@@ -45,6 +48,7 @@ mod upper;
 extern crate self as cvs_fusefs;
 
 pub use error::{FsError, MountError};
-pub use mount::{Mount, MountOptions, SUBTYPE};
+pub use mount::{Connections, Mount, MountOptions, SUBTYPE};
 pub use overlay::Overlay;
+pub use passthrough::Refusal;
 pub use types::{Attr, Caller, Ino, Kind, Listed, Make, RenameMode, SetAttr, SetTime, Space, Time};

@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use fuser::{Config, Session, SessionACL};
 
 use crate::adapter::Adapter;
 use crate::attach::{self, Attach};
 use crate::error::MountError;
+use crate::form::{Lent, TreeForm};
 use crate::overlay::Overlay;
+use crate::passthrough::{self, Passthrough, Refusal};
 use crate::prefetch;
 
 /// The type that /proc/mounts shows, behind `fuse.`.
@@ -24,13 +27,27 @@ pub struct MountOptions {
     pub source: String,
     /// Others than the mounting user may use the mount.
     pub allow_other: bool,
-    /// Threads that answer the kernel.
+    /// Threads that answer the kernel, for each connection.
     pub threads: usize,
+    /// The directory, by its path below the mountpoint, that is shown by a connection of its own, with passthrough,
+    /// where that is possible.
+    pub passthrough: Option<PathBuf>,
+}
+
+/// The connections to the kernel that a mount has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Connections {
+    /// One directory has a connection of its own, with passthrough.
+    Two,
+    /// There is one for everything.
+    One(Refusal),
 }
 
 /// A mount that the kernel knows and whose requests are not answered yet.
 pub struct Mount {
-    session: Session<Adapter>,
+    session: Session<Adapter<TreeForm>>,
+    passthrough: Result<Passthrough, Refusal>,
+    lent: Option<Arc<Lent>>,
     mountpoint: PathBuf,
     overlay: Arc<Overlay>,
     name: String,
@@ -41,6 +58,12 @@ impl Mount {
     pub fn new(overlay: Arc<Overlay>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
         rustix::process::umask(rustix::fs::Mode::empty());
         let failed = |source| MountError::Mount { path: mountpoint.to_owned(), source };
+        // First: from its beginning on, the tree connection must know what it does not show.
+        let passthrough = match &options.passthrough {
+            Some(path) => passthrough::connect(&overlay, path, options),
+            None => Err(Refusal::TurnedOff),
+        };
+        let lent = passthrough.as_ref().ok().map(|passthrough| Arc::new(Lent::new(passthrough.top)));
         let connection = attach::attach(&Attach {
             mountpoint,
             source: &options.source.replace(',', "_"),
@@ -52,14 +75,16 @@ impl Mount {
         // The kernel checks who may: it was told at the mount.
         config.acl = SessionACL::All;
         config.n_threads = Some(options.threads.max(1));
-        let adapter = Adapter { overlay: Arc::clone(&overlay) };
+        let form = TreeForm { overlay: Arc::clone(&overlay), lent: lent.clone() };
+        let adapter = Adapter { overlay: Arc::clone(&overlay), form };
         let session = Session::from_fd(adapter, connection, config.acl, config).map_err(failed)?;
-        Ok(Self { session, mountpoint: mountpoint.to_owned(), overlay, name: options.source.clone() })
+        let (mountpoint, name) = (mountpoint.to_owned(), options.source.clone());
+        Ok(Self { session, passthrough, lent, mountpoint, overlay, name })
     }
 
     /// Answers the kernel until the mount is taken down, by whomever; it is never taken down from here. `ready` is
-    /// called when it is usable. What a mount of this source read at its beginning the last time is read ahead.
-    pub fn serve(self, ready: impl FnOnce() + Send + 'static) -> Result<(), MountError> {
+    /// called when it is usable, with what it is. What a mount of this source read at its beginning the last time is read ahead.
+    pub fn serve(self, ready: impl FnOnce(&Connections) + Send + 'static) -> Result<(), MountError> {
         let mountpoint = self.mountpoint.clone();
         let (overlay, name) = (self.overlay, self.name);
         let over = Arc::new(AtomicBool::new(false));
@@ -74,20 +99,52 @@ impl Mount {
                 blobs.trace.remember(blobs.store(), &name);
             }
         });
+        let give_back = self.lent.map(|lent| {
+            let tree = self.session.notifier();
+            move || lent.give_back(&tree)
+        });
         // The first look at the mount waits for the threads that `run` is about to start.
-        std::thread::spawn({
-            let mountpoint = mountpoint.clone();
+        let second = std::thread::spawn({
+            let (mountpoint, passthrough) = (mountpoint.clone(), self.passthrough);
             move || {
                 let _ = std::fs::metadata(&mountpoint);
                 set_read_ahead(&mountpoint);
-                ready();
+                let (connections, second) = show(passthrough, &mountpoint, give_back);
+                ready(&connections);
+                second
             }
         });
         let served = self.session.run().map_err(|source| MountError::Mount { path: mountpoint, source });
+        // Files may be open in the second after the first is gone.
+        if let Ok(Some(second)) = second.join() {
+            let _ = second.join();
+        }
         over.store(true, Ordering::Relaxed);
         drop(end);
         let _ = ahead.join();
         served
+    }
+}
+
+/// Puts the passthrough connection in its place, if there is one and it can be. Otherwise what is lent to it goes back.
+fn show(
+    passthrough: Result<Passthrough, Refusal>,
+    mountpoint: &Path,
+    give_back: Option<impl Fn() + Clone + Send + 'static>,
+) -> (Connections, Option<JoinHandle<()>>) {
+    let back = move || give_back.iter().for_each(|give_back| give_back());
+    let shown = passthrough.and_then(|passthrough| {
+        let path = mountpoint.join(&passthrough.path);
+        let thread = passthrough::serve(passthrough, mountpoint, back.clone())?;
+        set_read_ahead(&path);
+        Ok(thread)
+    });
+    match shown {
+        Ok(thread) => (Connections::Two, Some(thread)),
+        Err(refusal) => {
+            back();
+            (Connections::One(refusal), None)
+        }
     }
 }
 

@@ -3,11 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use fuser::{Errno, Generation, ReplyAttr, ReplyEmpty, ReplyXattr};
+use fuser::{Errno, Generation, ReplyEmpty, ReplyXattr};
 
-use crate::convert::file_attr;
 use crate::error::FsError;
-use crate::types::Attr;
 
 /// Names and attributes change through the kernel only, which then knows: what it has is good for ever.
 pub(crate) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -35,13 +33,6 @@ pub(crate) fn guard<T>(
 pub(crate) fn empty(done: Result<(), Errno>, reply: ReplyEmpty) {
     match done {
         Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-pub(crate) fn attr(done: Result<Attr, Errno>, reply: ReplyAttr) {
-    match done {
-        Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
         Err(errno) => reply.error(errno),
     }
 }

@@ -1,10 +1,47 @@
 //! The one place with `unsafe`.
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::AtomicU32;
+
+use rustix::io::Errno;
 
 /// The same memory, as atomics.
 pub(crate) fn atomic(numbers: Box<[u32]>) -> Box<[AtomicU32]> {
     // SAFETY: `AtomicU32` has the size, alignment and bit validity of `u32` (its documentation says so), and the box
     // is owned alone.
     unsafe { Box::from_raw(Box::into_raw(numbers) as *mut [AtomicU32]) }
+}
+
+/// Makes a mount, given by its root, read-only (mount_setattr(2)).
+pub(crate) fn make_read_only(mount: impl AsFd) -> Result<(), Errno> {
+    let change =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the path is an empty string with its NUL, and `change` a `mount_attr` of the size that is given. Both
+    // outlive the call, which only reads them.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const change,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 {
+        return Ok(());
+    }
+    Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+}
+
+/// FUSE_DEV_IOC_BACKING_CLOSE of linux/fuse.h.
+const BACKING_CLOSE: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<u32>(229, 2);
+
+/// Gives up a backing id of a FUSE connection.
+pub(crate) fn close_backing(connection: impl AsFd, id: u32) -> Result<(), Errno> {
+    // SAFETY: the opcode is the kernel's for an ioctl that reads one `u32`.
+    unsafe {
+        let request = rustix::ioctl::Setter::<BACKING_CLOSE, u32>::new(id);
+        rustix::ioctl::ioctl(connection, request)
+    }
 }

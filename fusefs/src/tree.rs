@@ -40,6 +40,8 @@ pub(crate) struct Node {
     pub(crate) pin: Option<Arc<OwnedFd>>,
     /// Its inode in the upper filesystem, when it has or had several names there.
     pub(crate) linked: Option<u64>,
+    /// Its names lead to a copy that has been written to.
+    pub(crate) parted: bool,
     /// Of a directory in which copying up was the last change: the time of change that it goes on showing.
     pub(crate) ctime: Option<KeptCtime>,
 }
@@ -63,6 +65,7 @@ impl Node {
             pin: None,
             linked: None,
             ctime: None,
+            parted: false,
         }
     }
 }

@@ -177,6 +177,12 @@ impl Upper {
         tried
     }
 
+    /// Some regular file of the upper filesystem, opened for reading.
+    pub(crate) fn some_file(&self) -> Result<File, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.work, MASTER, flags, Mode::empty()).map(File::from)
+    }
+
     /// A name in `work/` that nothing has.
     pub(crate) fn temporary(&self) -> String {
         format!("t{}", self.next.fetch_add(1, Ordering::Relaxed))

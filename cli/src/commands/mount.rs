@@ -47,6 +47,10 @@ pub(crate) struct MountArgs {
     #[arg(long)]
     allow_other: bool,
 
+    /// Serve `models/` as everything else, without a connection of its own that lets the kernel read models by itself.
+    #[arg(long)]
+    no_passthrough: bool,
+
     /// Threads that serve the mount.
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
@@ -85,6 +89,7 @@ pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<Exit, CliError>
         overlay: args.overlay.as_deref().map(absolute).transpose()?,
         allow_other: args.allow_other,
         threads: args.threads,
+        passthrough: !args.no_passthrough,
         lenient: args.ensure.lenient,
     }
     .start()?;
@@ -113,13 +118,14 @@ fn foreground(
         overlay,
         allow_other: args.allow_other,
         threads,
+        passthrough: !args.no_passthrough,
         log: args.log.clone(),
     };
     let is_daemon = args.log.is_some();
     let confirming = args.ensure.workspace(context)?;
     let confirm = |view: &cvs_store::View| Ok(confirming.confirm(&args.id, view)?);
     let (id, output) = (args.id.clone(), context.output().clone());
-    mounts::serve(&serve, workspace.store(), view, context.cancel(), confirm, move || {
+    mounts::serve(&serve, workspace.store(), view, context.cancel(), confirm, move |_| {
         if is_daemon {
             mounts::say_ready();
         } else {

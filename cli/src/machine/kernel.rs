@@ -102,7 +102,17 @@ pub(super) fn passthrough() -> Finding {
     if !is_admin() {
         return Finding::absent(NAME, "it needs CAP_SYS_ADMIN", without);
     }
+    if !in_first_user_namespace() {
+        return Finding::absent(NAME, "it needs CAP_SYS_ADMIN outside of user namespaces", without);
+    }
     Finding::ok(NAME, format!("Linux {release}, with CAP_SYS_ADMIN"))
+}
+
+/// True when this process sees every user id under its own number, as in the first user namespace.
+fn in_first_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let numbers: Vec<&str> = map.split_whitespace().collect();
+    numbers == ["0", "0", "4294967295"]
 }
 
 fn kernel_version(release: &str) -> Option<(u32, u32)> {

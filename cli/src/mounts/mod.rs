@@ -3,6 +3,9 @@
 //! A mount is known by two things: its lease in the store, which its daemon holds, and its line in
 //! `/proc/self/mountinfo`. A line without a lease is a dead mount: its daemon was killed, and every access to it ends
 //! with "transport endpoint is not connected".
+//!
+//! A mount may have a second line, `cvs:VERSION/models` at `models/` below it: its models connection. It comes after the
+//! other and is taken down before it, and is no mount of its own.
 
 mod error;
 mod mountinfo;
@@ -17,5 +20,5 @@ pub(crate) use error::MountsError;
 pub(crate) use sandbox::MountedSandbox;
 pub(crate) use serve::{Serve, say_ready, serve};
 pub(crate) use spawn::Daemon;
-pub(crate) use table::{MountState, find, how, list, prepare};
+pub(crate) use table::{Models, MountState, find, how, list, prepare};
 pub(crate) use unmount::{How, take_down};

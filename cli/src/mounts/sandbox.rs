@@ -38,11 +38,16 @@ impl Sandbox for MountedSandbox {
             fs::create_dir_all(directory).map_err(failed)?;
         }
         let tree = Overlay::new(self.store.clone(), view, Some(&overlay), false).map_err(failed)?;
-        let options = MountOptions { source: source_of("install"), allow_other: false, threads: THREADS };
+        let options = MountOptions {
+            source: source_of("install"),
+            allow_other: false,
+            threads: THREADS,
+            passthrough: None,
+        };
         let mount = Mount::new(Arc::new(tree), &root, &options).map_err(failed)?;
         // However `work` ends, the mount goes before the directory does.
         let guard = Unmount(root.clone());
-        let daemon = thread::spawn(move || mount.serve(|| ()));
+        let daemon = thread::spawn(move || mount.serve(|_| ()));
         let done = work(&root);
         drop(guard);
         match daemon.join() {

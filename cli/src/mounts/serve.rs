@@ -2,8 +2,8 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use cvs_fusefs::{Mount, MountOptions, Overlay};
@@ -12,7 +12,7 @@ use nix::mount::MntFlags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::table::{MountInfo, source_of};
+use super::table::{MODELS, Models, MountInfo, source_of};
 use super::{unmount, users};
 use crate::error::CliError;
 use crate::signals;
@@ -30,6 +30,8 @@ pub(crate) struct Serve {
     pub(crate) overlay: PathBuf,
     pub(crate) allow_other: bool,
     pub(crate) threads: usize,
+    /// `models/` may have a connection of its own.
+    pub(crate) passthrough: bool,
     /// The log, when this is a daemon.
     pub(crate) log: Option<PathBuf>,
 }
@@ -45,7 +47,7 @@ pub(crate) fn serve(
     view: View,
     cancel: &Arc<AtomicBool>,
     confirm: impl FnOnce(&View) -> Result<(), CliError>,
-    ready: impl FnOnce() + Send + 'static,
+    ready: impl FnOnce(&Models) + Send + 'static,
 ) -> Result<(), CliError> {
     let manifests: Vec<_> = view.grafts().iter().map(|graft| graft.manifest).collect();
     let mut info = MountInfo {
@@ -55,6 +57,7 @@ pub(crate) fn serve(
         ephemeral: serve.ephemeral,
         overlay: None,
         log: serve.log.clone(),
+        models: None,
     };
     let json = |info: &MountInfo| serde_json::to_value(info).unwrap_or_default();
     let mut lease = store.lease(LeaseKind::Mount, &serve.version, &manifests, json(&info))?;
@@ -72,6 +75,7 @@ pub(crate) fn serve(
         source: source_of(&serve.version),
         allow_other: serve.allow_other,
         threads: serve.threads,
+        passthrough: serve.passthrough.then(|| PathBuf::from(MODELS)),
     };
     let mount = Mount::new(Arc::new(overlay), &serve.mountpoint, &options)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(CliError::Signals)?;
@@ -91,7 +95,25 @@ pub(crate) fn serve(
         stop(&serve.mountpoint, false);
     }
     tracing::info!(version = serve.version, mountpoint = %serve.mountpoint.display(), "mounted");
-    let served = mount.serve(ready);
+    let lease = Arc::new(Mutex::new(lease));
+    let served = mount.serve({
+        let lease = Arc::clone(&lease);
+        move |connections| {
+            let models = Models::from(connections);
+            match &models {
+                Models::Passthrough => {
+                    tracing::info!("models/ has a connection of its own, with passthrough")
+                }
+                Models::OneConnection { reason } => tracing::info!("one connection: {reason}"),
+            }
+            info.models = Some(models.clone());
+            let updated = lease.lock().unwrap_or_else(|e| e.into_inner()).update(json(&info));
+            if let Err(error) = updated {
+                tracing::warn!(%error, "the list of mounts cannot say how models/ is served");
+            }
+            ready(&models);
+        }
+    });
     tracing::info!(version = serve.version, mountpoint = %serve.mountpoint.display(), "unmounted");
     handle.close();
     let _ = watcher.join();
@@ -101,15 +123,15 @@ pub(crate) fn serve(
 
 fn stop(mountpoint: &std::path::Path, at_once: bool) {
     let result = if at_once {
-        unmount::unmount(mountpoint, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH)
+        unmount::both(mountpoint, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH)
     } else {
-        unmount::unmount(mountpoint, MntFlags::empty()).or_else(|error| {
+        unmount::both(mountpoint, MntFlags::empty()).or_else(|error| {
             if error.kind() != std::io::ErrorKind::ResourceBusy {
                 return Err(error);
             }
             let users = users::describe(&users::of(mountpoint));
             tracing::warn!("in use by {users}: out of sight now, and gone when the last file is closed");
-            unmount::unmount(mountpoint, MntFlags::MNT_DETACH)
+            unmount::both(mountpoint, MntFlags::MNT_DETACH)
         })
     };
     if let Err(error) = result {

@@ -23,6 +23,8 @@ pub(crate) struct Daemon<'a> {
     pub(crate) allow_other: bool,
     /// As many as are good when it is zero.
     pub(crate) threads: usize,
+    /// `models/` may have a connection of its own.
+    pub(crate) passthrough: bool,
     pub(crate) lenient: bool,
 }
 
@@ -68,6 +70,7 @@ impl Daemon<'_> {
             ("--read-only", self.read_only),
             ("--ephemeral", self.ephemeral),
             ("--allow-other", self.allow_other),
+            ("--no-passthrough", !self.passthrough),
         ] {
             if given {
                 line.push(flag.into());

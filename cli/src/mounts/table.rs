@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use cvs_fusefs::SUBTYPE;
+use cvs_fusefs::{Connections, SUBTYPE};
 use cvs_store::{LeaseKind, Store};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,31 @@ pub(crate) struct MountInfo {
     /// None when it is served in the foreground.
     #[serde(with = "cvs_store::path_json::option")]
     pub(super) log: Option<PathBuf>,
+    /// None until it is known.
+    #[serde(default)]
+    pub(super) models: Option<Models>,
+}
+
+/// How `models/` of a mount is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "form", rename_all = "kebab-case")]
+pub(crate) enum Models {
+    /// By a connection of its own, with passthrough.
+    Passthrough,
+    /// As everything else.
+    OneConnection {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl From<&Connections> for Models {
+    fn from(connections: &Connections) -> Self {
+        match connections {
+            Connections::Two => Self::Passthrough,
+            Connections::One(refusal) => Self::OneConnection { reason: refusal.to_string() },
+        }
+    }
 }
 
 /// How a mount fares.
@@ -68,6 +93,11 @@ impl MountEntry {
         self.info.overlay.as_deref()
     }
 
+    /// How `models/` is served, as far as it is known.
+    pub(crate) fn models(&self) -> Option<&Models> {
+        self.info.models.as_ref()
+    }
+
     /// `read-write`, `read-only` or `ephemeral`.
     pub(crate) fn mode(&self) -> &'static str {
         match (self.state, &self.info) {
@@ -79,6 +109,9 @@ impl MountEntry {
     }
 }
 
+/// The directory that may have a connection of its own.
+pub(super) const MODELS: &str = "models";
+
 /// What the source of every mount begins with in /proc/mounts; the version follows.
 const SOURCE: &str = "cvs:";
 
@@ -87,9 +120,16 @@ pub(super) fn source_of(version: &str) -> String {
     format!("{SOURCE}{version}")
 }
 
+/// True for the mount of a version; its models connection is not one.
 fn is_ours(line: &mountinfo::Line) -> bool {
     // The type has our name behind it where fusermount3 made the mount, and not where we did.
-    (line.kind == "fuse" || line.kind == format!("fuse.{SUBTYPE}")) && line.source.starts_with(SOURCE)
+    (line.kind == "fuse" || line.kind == format!("fuse.{SUBTYPE}"))
+        && line.source.strip_prefix(SOURCE).is_some_and(|version| !version.contains('/'))
+}
+
+/// Where the models connection of a mount is.
+pub(super) fn models_of(mountpoint: &Path) -> PathBuf {
+    mountpoint.join(MODELS)
 }
 
 /// All mounts of this store, and the dead ones of whatever store.
@@ -102,19 +142,28 @@ pub(crate) fn list(store: &Store) -> Result<Vec<MountEntry>, CliError> {
 
 /// The mounts of this store, and those that have no lease here: dead ones, and those of other stores.
 fn survey(store: &Store) -> Result<(Vec<MountEntry>, Vec<MountEntry>), CliError> {
-    let mut lines: Vec<mountinfo::Line> = mountinfo::read()?.into_iter().filter(is_ours).collect();
+    let all = mountinfo::read()?;
+    let has_models = |mountpoint: &Path, version: &str| {
+        let (path, source) = (models_of(mountpoint), format!("{}/{MODELS}", source_of(version)));
+        all.iter().any(|line| line.mountpoint == path && line.source == source)
+    };
+    let mut lines: Vec<mountinfo::Line> = all.iter().filter(|line| is_ours(line)).cloned().collect();
     let mut entries = Vec::new();
     // The youngest first: where it was mounted again after it was detached, the younger one is what can be seen.
     for lease in store.leases()?.into_iter().rev() {
         if lease.kind != LeaseKind::Mount {
             continue;
         }
-        let info: MountInfo = serde_json::from_value(lease.info).unwrap_or_default();
+        let mut info: MountInfo = serde_json::from_value(lease.info).unwrap_or_default();
         let source = source_of(&lease.label);
         let line = lines.iter().rposition(|l| l.mountpoint == info.mountpoint && l.source == source);
         let state = if line.is_some() { MountState::Mounted } else { MountState::NotAttached };
         if let Some(line) = line {
             lines.remove(line);
+            if info.models == Some(Models::Passthrough) && !has_models(&info.mountpoint, &lease.label) {
+                let reason = "the models connection has been unmounted".to_owned();
+                info.models = Some(Models::OneConnection { reason });
+            }
         }
         let (pid, since) = (Some(lease.pid), Some(lease.since));
         entries.push(MountEntry { version: lease.label, state, pid, since, info });

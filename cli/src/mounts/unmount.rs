@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
-use super::table::{MountEntry, MountState, shows};
+use super::table::{MountEntry, MountState, models_of, shows};
 use super::{MountsError, mountinfo, users};
 
 /// Between two looks at a mount that is busy, or a daemon that ends.
@@ -52,7 +52,7 @@ pub(crate) fn take_down(
     };
     // It may go by itself, or was detached before; what can be seen there then is not ours to take down.
     while shows(path, &entry.version) {
-        match unmount(path, flags) {
+        match both(path, flags) {
             Ok(()) => break,
             Err(_) if !shows(path, &entry.version) => break,
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
@@ -105,6 +105,28 @@ pub(super) fn detach(path: &Path) -> Result<(), MountsError> {
 
 pub(super) fn is_mounted(path: &Path) -> bool {
     mountinfo::read().is_ok_and(|lines| lines.iter().any(|line| line.mountpoint == path))
+}
+
+/// Unmounts a version: its models connection first, where it has one, and the tree connection then. Unless it is told
+/// to detach them, it leaves both when somebody is seen to use either.
+///
+/// Who cannot be seen may still hold the second when the first is gone. Then nothing is lost: the tree connection shows
+/// `models/` by itself.
+pub(super) fn both(path: &Path, flags: MntFlags) -> io::Result<()> {
+    let models = models_of(path);
+    if is_mounted(&models) {
+        if !flags.contains(MntFlags::MNT_DETACH) && !users::of(path).is_empty() {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        // Detaching the one above takes it along, but does not end it.
+        if flags.contains(MntFlags::MNT_FORCE) || !flags.contains(MntFlags::MNT_DETACH) {
+            match unmount(&models, flags) {
+                Err(_) if !is_mounted(&models) => {}
+                done => done?,
+            }
+        }
+    }
+    unmount(path, flags)
 }
 
 /// Unmounts by the system call where we may, else by fusermount3.

@@ -119,6 +119,7 @@ impl Place {
             overlay: None,
             allow_other: false,
             threads: 0,
+            passthrough: true,
             lenient: how.lenient,
         }
         .start()?;

@@ -3,6 +3,8 @@
 mod deep;
 mod differential;
 mod mounted;
+mod mounts;
+mod passthrough;
 mod semantics;
 mod support;
 mod sys;

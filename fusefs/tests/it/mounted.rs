@@ -11,92 +11,10 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use cvs_fusefs::{Mount, MountError, MountOptions, Overlay};
-use cvs_store::{ManifestId, Store};
 use rustix::fs::{AtFlags, Timespec, Timestamps};
 
-use crate::support::World;
+use crate::mounts::Lower;
 use crate::sys;
-
-const READY: Duration = Duration::from_secs(20);
-
-/// A mount that is taken down at the end.
-struct Mounted {
-    at: PathBuf,
-    server: Option<JoinHandle<()>>,
-}
-
-impl Mounted {
-    /// None, with a word, where this machine cannot mount; a failure where it must.
-    fn new(overlay: Overlay, at: PathBuf) -> Option<Self> {
-        fs::create_dir_all(&at).unwrap();
-        let options = MountOptions { source: "test".into(), allow_other: false, threads: 3 };
-        let mount = match Mount::new(Arc::new(overlay), &at, &options) {
-            Ok(mount) => mount,
-            Err(error @ MountError::Mount { .. }) if std::env::var_os("CVS_TEST_REQUIRE_FUSE").is_none() => {
-                eprintln!("skipped: {error}");
-                return None;
-            }
-            Err(error) => panic!("{error}"),
-        };
-        let (ready, is_ready) = mpsc::channel();
-        let server = std::thread::spawn(move || {
-            mount.serve(move || ready.send(()).unwrap_or_default()).unwrap();
-        });
-        is_ready.recv_timeout(READY).unwrap();
-        Some(Self { at, server: Some(server) })
-    }
-
-    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.at.join(name)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let flags = rustix::mount::UnmountFlags::empty();
-        if rustix::mount::unmount(&self.at, flags).is_err() {
-            let helper = Command::new("fusermount3").arg("-u").arg(&self.at).status();
-            if !helper.is_ok_and(|status| status.success()) {
-                // A failing test may hold files open. The mount goes with the last of them.
-                let _ = rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH);
-                return;
-            }
-        }
-        if let Some(server) = self.server.take() {
-            let done = server.join();
-            assert!(done.is_ok() || std::thread::panicking());
-        }
-    }
-}
-
-/// A view of what `fill` writes, over which overlays are mounted.
-struct Lower {
-    world: World,
-    manifest: ManifestId,
-}
-
-impl Lower {
-    fn new(fill: impl FnOnce(&Path)) -> Self {
-        let world = World::new();
-        let lower = world.beside("lower");
-        fs::create_dir(&lower).unwrap();
-        fill(&lower);
-        let manifest = world.store_tree(&lower);
-        Self { world, manifest }
-    }
-
-    fn mount(&self) -> Option<Mounted> {
-        let overlay = self.world.overlay(self.world.view(&[("", self.manifest)]), "overlay");
-        Mounted::new(overlay, self.world.beside("mnt"))
-    }
-
-    fn mount_read_only(&self) -> Option<Mounted> {
-        let store: Store = self.world.store.clone();
-        let overlay = Overlay::new(store, self.world.view(&[("", self.manifest)]), None, true).unwrap();
-        Mounted::new(overlay, self.world.beside("mnt"))
-    }
-}
 
 #[test]
 fn who_has_a_file_of_the_view_open_sees_what_is_written() {

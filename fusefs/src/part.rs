@@ -1,0 +1,51 @@
+//! Parting: a file that is about to change gives its names to a copy under a number of its own, and stays, without a
+//! name, what it was for those who have it open. It is for readers whom the kernel lets read the object itself, and who
+//! so cannot see what is written.
+
+use crate::error::FsError;
+use crate::overlay::Overlay;
+use crate::tree::{Name, Node, Slot, Tree};
+use crate::types::{Ino, Kind};
+
+impl Overlay {
+    /// Parts a file, of which the copy keeps the first `keep` bytes. Returns the names that lead elsewhere now; none
+    /// when it had none.
+    pub(crate) fn part(&self, ino: Ino, keep: u64) -> Result<Vec<Name>, FsError> {
+        {
+            let tree = self.read();
+            if self.name_of(&tree, ino).is_err() {
+                return Ok(Vec::new());
+            }
+        }
+        self.copy_up_parting(ino, keep)
+    }
+
+    /// Gives the names of an upper file to a node of its own; `ino` is what it was in the view. Returns the new number
+    /// and its names. The caller alone has the table.
+    pub(crate) fn renumber(&self, tree: &mut Tree, ino: Ino) -> Result<(Ino, Vec<Name>), FsError> {
+        let id = self.lower_of_number(ino).ok_or(FsError::BadView)?;
+        let names = tree.nodes.get(&ino).map(|node| node.names.clone()).unwrap_or_default();
+        if names.is_empty() {
+            // Unlinked meanwhile.
+            return Ok((ino, names));
+        }
+        let mut copy = tree.nodes.remove(&ino).ok_or(FsError::BadView)?;
+        copy.lower = None;
+        let mut old = Node::new(Kind::File);
+        old.lower = Some(id);
+        old.parted = true;
+        let new = tree.insert(copy);
+        tree.nodes.insert(ino, old);
+        for (dir, name) in &names {
+            self.set_slot(tree, *dir, name, Some(Slot::Node(new)));
+        }
+        self.close(ino);
+        self.drop_if_unused(tree, ino);
+        Ok((new, names))
+    }
+
+    /// True when the names of a file lead to a copy of it.
+    pub(crate) fn is_parted(&self, ino: Ino) -> bool {
+        self.read().nodes.get(&ino).is_some_and(|node| node.parted)
+    }
+}

@@ -1,0 +1,239 @@
+//! The passthrough connection: one directory of an overlay, where the kernel reads and writes the files below by itself.
+//!
+//! Opens reach us here, and each is answered with a *backing file*: the object, of a file that is still the view's, or
+//! the file in the upper layer. Reading, writing and mapping then never come to us. Mounts that show the same object
+//! share one copy of it in memory.
+//!
+//! *Rules*, each of which the kernel punishes or data pays for:
+//!
+//! * An object is given for reading only, through a clone of the mount of `objects/` that is read-only and that nobody
+//!   else can reach. Who wants to write gets the upper file.
+//! * As long as a node is open anywhere, every open of it has the same backing file, or all have none ([`opens`]). So a
+//!   file that is to be written to while others read the object *parts* ([`crate::part`]): its name leads to a copy with
+//!   a number of its own, and the kernel, answered ESTALE, looks the name up again.
+//! * Writing through a mapping is seen by nobody but the file below, so the kernel may keep attributes of a file only
+//!   while nobody has it open for writing.
+
+mod connection;
+mod opens;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use fuser::{
+    BackingId, Errno, FileAttr, FileHandle, FopenFlags, INodeNo, InitFlags, KernelConfig, Notifier,
+    OpenAccMode, OpenFlags, ReplyAttr, ReplyCreate, ReplyOpen,
+};
+use rustix::fs::OFlags;
+
+pub use connection::Refusal;
+pub(crate) use connection::{Passthrough, connect, serve};
+
+use crate::error::FsError;
+use crate::form::{Form, init_all};
+use crate::overlay::Overlay;
+use crate::reply::{FOREVER, GENERATION, guard};
+use crate::types::{Attr, Caller, Ino, SetAttr};
+use opens::{Content, Opens};
+
+/// A handle that can write.
+const WRITER: FileHandle = FileHandle(1);
+const READER: FileHandle = FileHandle(0);
+
+/// The form of a passthrough connection.
+pub(crate) struct PassthroughForm {
+    overlay: Arc<Overlay>,
+    /// The directory that it shows, which the kernel knows as 1.
+    top: Ino,
+    /// The read-only clone of `objects/`.
+    objects: OwnedFd,
+    /// How many filesystems may lie on each other below.
+    depth: u32,
+    opens: Opens,
+    /// Set before the first request.
+    notifier: Arc<OnceLock<Notifier>>,
+}
+
+impl PassthroughForm {
+    /// Refuses to change the content of a node whose readers would not see it, after giving its names to a copy.
+    fn check_current(&self, content: &Content, ino: Ino, keep: u64) -> Result<(), FsError> {
+        if matches!(content, Content::Object(_)) {
+            self.opens.parted(ino, self.overlay.part(ino, keep)?);
+            return Err(FsError::Stale);
+        }
+        if self.overlay.is_parted(ino) { Err(FsError::Stale) } else { Ok(()) }
+    }
+
+    /// What an open of a node that nobody has open is answered with.
+    fn content(
+        &self,
+        ino: Ino,
+        back: impl Fn(&std::fs::File) -> io::Result<BackingId>,
+    ) -> Result<Content, FsError> {
+        let backed = match self.overlay.lower_content(ino)? {
+            Some((blob, size)) => {
+                let object = self.overlay.blobs.open_below(&self.objects, blob, size)?;
+                back(&object).map(Content::Object)
+            }
+            None => back(&*self.overlay.file(ino)?.ok_or(FsError::BadView)?).map(Content::Upper),
+        };
+        Ok(backed.unwrap_or_else(|error| {
+            tracing::warn!(ino = ino.0, %error, "a file is read and written without passthrough");
+            Content::Cached
+        }))
+    }
+
+    /// What is needed before an open can be answered.
+    fn prepare(
+        &self,
+        content: &mut Content,
+        ino: Ino,
+        flags: OpenFlags,
+        caller: Caller,
+        back: impl Fn(&std::fs::File) -> io::Result<BackingId>,
+    ) -> Result<(), FsError> {
+        let truncates = flags.0 as u32 & OFlags::TRUNC.bits() != 0;
+        if truncates || flags.acc_mode() != OpenAccMode::O_RDONLY {
+            self.check_current(content, ino, if truncates { 0 } else { u64::MAX })?;
+            if truncates {
+                let change = SetAttr { size: Some(0), ..SetAttr::default() };
+                self.overlay.setattr(ino, change, caller)?;
+            } else {
+                self.overlay.copy_up_any(ino)?;
+            }
+        }
+        if matches!(content, Content::Closed) {
+            *content = self.content(ino, back)?;
+        }
+        Ok(())
+    }
+
+    /// Lets `answer` say ESTALE when the kernel has forgotten where the node's names led. It asks for locks that a
+    /// caller may hold who waits for us, so it is not for a thread that serves.
+    fn when_forgotten(&self, ino: Ino, answer: impl FnOnce() + Send + 'static) {
+        let names = self.opens.take_parted(ino);
+        let numbers: Vec<_> = names.into_iter().map(|name| (self.number(name.0), name)).collect();
+        let notifier = Arc::clone(&self.notifier);
+        std::thread::spawn(move || {
+            if let Some(notifier) = notifier.get() {
+                for (dir, (_, name)) in &numbers {
+                    let name = std::ffi::OsStr::from_bytes(name);
+                    if let Err(error) = notifier.inval_entry(*dir, name) {
+                        tracing::warn!(?name, %error, "the kernel keeps the name of a file that has parted");
+                    }
+                }
+            }
+            answer();
+        });
+    }
+
+    /// From now on, attributes change unseen.
+    fn forget_attributes(&self, ino: Ino) {
+        if let Some(notifier) = self.notifier.get()
+            && let Err(error) = notifier.inval_inode(self.number(ino), -1, 0)
+        {
+            tracing::warn!(ino = ino.0, %error, "the kernel keeps attributes of a file that is written to");
+        }
+    }
+}
+
+impl Form for PassthroughForm {
+    fn init(&self, config: &mut KernelConfig) -> io::Result<()> {
+        // FUSE_HANDLE_KILLPRIV_V2 is left out on purpose: writes do not come to us, so the kernel has to clear setuid.
+        let needed =
+            InitFlags::FUSE_PASSTHROUGH | InitFlags::FUSE_NO_OPENDIR_SUPPORT | InitFlags::FUSE_ATOMIC_O_TRUNC;
+        if config.add_capabilities(needed).is_err() || config.set_max_stack_depth(self.depth).is_err() {
+            return Err(rustix::io::Errno::OPNOTSUPP.into());
+        }
+        init_all(config);
+        Ok(())
+    }
+
+    fn node(&self, number: INodeNo) -> Ino {
+        if number == INodeNo::ROOT { self.top } else { Ino(number.0) }
+    }
+
+    fn number(&self, ino: Ino) -> INodeNo {
+        // The overlay's root shows as `..` of ours alone, which the kernel answers by itself.
+        if ino == self.top { INodeNo::ROOT } else { INodeNo(ino.0) }
+    }
+
+    fn dir(&self, number: INodeNo) -> Result<Ino, FsError> {
+        Ok(self.node(number))
+    }
+
+    fn check_removal(&self, _dir: Ino, _name: &[u8]) -> Result<(), FsError> {
+        Ok(())
+    }
+
+    fn keep(&self, ino: Ino) -> Duration {
+        if self.opens.is_written(ino) { Duration::ZERO } else { FOREVER }
+    }
+
+    fn open(&self, ino: Ino, flags: OpenFlags, caller: Caller, reply: ReplyOpen) {
+        let node = self.opens.node(ino);
+        let writes = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let truncates = flags.0 as u32 & OFlags::TRUNC.bits() != 0;
+        let mut content = if writes || truncates { node.lock_for_change() } else { node.lock() };
+        let prepared = guard("open", ino.0, || {
+            self.prepare(&mut content, ino, flags, caller, |file| reply.open_backing(file))
+        });
+        match prepared {
+            Ok(()) => {}
+            Err(Errno::ESTALE) => return self.when_forgotten(ino, move || reply.error(Errno::ESTALE)),
+            Err(errno) => return reply.error(errno),
+        }
+        if node.opened(writes) {
+            self.forget_attributes(ino);
+        }
+        let handle = if writes { WRITER } else { READER };
+        match &*content {
+            Content::Object(backing) | Content::Upper(backing) => {
+                reply.opened_passthrough(handle, FopenFlags::empty(), backing);
+            }
+            Content::Cached | Content::Closed => reply.opened(handle, FopenFlags::empty()),
+        }
+    }
+
+    fn created(&self, attr: &Attr, entry: &FileAttr, reply: ReplyCreate) {
+        let node = self.opens.node(attr.ino);
+        let mut content = node.lock();
+        let made = guard("create", attr.ino.0, || self.content(attr.ino, |file| reply.open_backing(file)));
+        match made {
+            Ok(made) => *content = made,
+            Err(errno) => return reply.error(errno),
+        }
+        node.opened(true);
+        match &*content {
+            Content::Object(backing) | Content::Upper(backing) => {
+                let none = FopenFlags::empty();
+                reply.created_passthrough(&Duration::ZERO, entry, GENERATION, WRITER, none, backing);
+            }
+            Content::Cached | Content::Closed => {
+                reply.created(&Duration::ZERO, entry, GENERATION, WRITER, FopenFlags::empty());
+            }
+        }
+    }
+
+    fn release(&self, ino: Ino, handle: FileHandle) {
+        self.opens.release(ino, handle == WRITER);
+    }
+
+    fn setattr(&self, ino: Ino, change: SetAttr, caller: Caller) -> Result<Attr, FsError> {
+        let Some(size) = change.size else { return self.overlay.setattr(ino, change, caller) };
+        let node = self.opens.node(ino);
+        let content = node.lock_for_change();
+        self.check_current(&content, ino, size)?;
+        self.overlay.setattr(ino, change, caller)
+    }
+
+    fn setattr_failed(&self, ino: Ino, errno: Errno, reply: ReplyAttr) {
+        match errno {
+            Errno::ESTALE => self.when_forgotten(ino, move || reply.error(errno)),
+            errno => reply.error(errno),
+        }
+    }
+}
