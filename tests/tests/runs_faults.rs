@@ -131,7 +131,7 @@ fn what_a_killed_process_leaves_is_cleared_away() {
                 kill_and_wait_for(&mut ui, detach, pid(&run["supervisor"]));
                 wait_gone(pid(&run["pid"]));
                 assert_eq!(runs.ps("v").expect("it is listed")["state"], "supervisor-died");
-                assert_eq!(runs.world.env.mounts().len(), 1);
+                assert!(!runs.world.env.mounts().is_empty());
             }
             Victim::MountDaemon => {
                 let mounts = runs.cvs(&["mounts", "--json"]).ok().json();

@@ -116,7 +116,7 @@ impl PassthroughForm {
     fn when_forgotten(&self, ino: Ino, answer: impl FnOnce() + Send + 'static) {
         let names = self.opens.take_parted(ino);
         let numbers: Vec<_> = names.into_iter().map(|name| (self.number(name.0), name)).collect();
-        let notifier = Arc::clone(&self.notifier);
+        let (number, notifier) = (self.number(ino), Arc::clone(&self.notifier));
         std::thread::spawn(move || {
             if let Some(notifier) = notifier.get() {
                 for (dir, (_, name)) in &numbers {
@@ -125,6 +125,8 @@ impl PassthroughForm {
                         tracing::warn!(?name, %error, "the kernel keeps the name of a file that has parted");
                     }
                 }
+                // Its readers see that it has no name.
+                let _ = notifier.inval_inode(number, -1, 0);
             }
             answer();
         });

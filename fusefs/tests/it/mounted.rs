@@ -5,16 +5,14 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use rustix::fs::{AtFlags, Timespec, Timestamps};
 
-use crate::mounts::Lower;
+use crate::mounts::{Lower, Mounted};
 use crate::sys;
+use cvs_fusefs::{MountError, Overlay};
 
 #[test]
 fn who_has_a_file_of_the_view_open_sees_what_is_written() {
