@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         let _ = write!(io::stderr(), "{}", Cli::command().render_help());
         return Exit::Usage.into();
     }
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(commands::command_line(std::env::args_os().collect()));
     let output = Output::new(&cli.global);
     let result = start(cli, &output);
     output.progress().stop();

@@ -14,6 +14,7 @@ mod faults;
 mod fsx;
 mod kills;
 mod models;
+mod mount_helper;
 mod mounted;
 mod mounts;
 mod ordinary;

@@ -1,5 +1,7 @@
 //! `cvs debug`: tools for those who work on cvs. Hidden; nothing here is promised to stay.
 
+mod overlay;
+
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -10,6 +12,8 @@ use cvs_versions::spec::{Lock, LockedRepo, NewSpec, PythonSpec, ReadOptions, Spe
 use crate::context::Context;
 use crate::error::{CliError, Exit};
 use crate::format;
+
+pub(crate) use overlay::command_line;
 
 /// The commit that stands for "no commit": what lies in the store came from elsewhere.
 const NO_COMMIT: &str = "0000000000000000000000000000000000000000";
@@ -41,12 +45,15 @@ enum Tool {
         #[arg(long, value_name = "N")]
         entries: u32,
     },
+    /// Mount one directory over another, as mount(8) mounts an overlayfs.
+    Overlay(overlay::OverlayArgs),
 }
 
 pub(crate) fn run(context: &Context, args: &DebugArgs) -> Result<Exit, CliError> {
     match &args.tool {
         Tool::Ingest { directory, id } => ingest(context, directory, id),
         Tool::Synth { id, entries } => synth(context, id, *entries),
+        Tool::Overlay(args) => overlay::run(context, args),
     }
 }
 

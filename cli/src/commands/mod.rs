@@ -32,6 +32,8 @@ mod validate_run;
 
 use clap::Subcommand;
 
+pub(crate) use debug::command_line;
+
 use crate::context::Context;
 use crate::error::{CliError, Exit};
 

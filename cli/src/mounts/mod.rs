@@ -19,6 +19,6 @@ mod users;
 pub(crate) use error::MountsError;
 pub(crate) use sandbox::MountedSandbox;
 pub(crate) use serve::{Serve, say_ready, serve};
-pub(crate) use spawn::Daemon;
+pub(crate) use spawn::{Daemon, launch};
 pub(crate) use table::{Models, MountState, find, how, list, prepare};
 pub(crate) use unmount::{How, take_down};

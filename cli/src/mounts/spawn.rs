@@ -31,31 +31,8 @@ pub(crate) struct Daemon<'a> {
 impl Daemon<'_> {
     /// Starts the daemon and waits until its mount can be used. The version's lock is up to date.
     pub(crate) fn start(&self) -> Result<(), MountsError> {
-        let path = logs::path(self.home, &format!("mount-{}", self.version));
-        let log = logs::open(&path).map_err(|(op, source)| MountsError::io(op, &path)(source))?;
-        let begin = log.metadata().map(|m| m.len()).unwrap_or(0);
-        let program = std::env::current_exe().map_err(MountsError::io("find", "the program itself"))?;
-        let mut child = Command::new(&program)
-            .args(self.arguments())
-            .arg("--log")
-            .arg(&path)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .map_err(MountsError::io("start", &program))?;
-        let ready = child.stdout.take().is_some_and(|pipe| {
-            let mut line = String::new();
-            BufReader::new(pipe).read_line(&mut line).is_ok_and(|_| line.trim() == READY)
-        });
-        if ready {
-            return Ok(());
-        }
-        // The pipe ended without the word: so did the daemon.
-        let code = child.wait().ok().and_then(|status| status.code());
-        logs::show_since(&path, begin);
-        Err(MountsError::DidNotStart { version: self.version.to_owned(), log: path, code })
+        let log = logs::path(self.home, &format!("mount-{}", self.version));
+        launch(self.arguments(), &log, self.version)
     }
 
     /// The command line of the daemon: the foreground command, which asks nobody.
@@ -82,4 +59,33 @@ impl Daemon<'_> {
         line.extend(["--threads".into(), self.threads.to_string().into()]);
         line
     }
+}
+
+/// Starts a daemon, whose command line takes `--log FILE`, and waits until its mount can be used. `label` is what is
+/// said to be mounted.
+pub(crate) fn launch(arguments: Vec<OsString>, log: &Path, label: &str) -> Result<(), MountsError> {
+    let file = logs::open(log).map_err(|(op, source)| MountsError::io(op, log)(source))?;
+    let begin = file.metadata().map(|m| m.len()).unwrap_or(0);
+    let program = std::env::current_exe().map_err(MountsError::io("find", "the program itself"))?;
+    let mut child = Command::new(&program)
+        .args(arguments)
+        .arg("--log")
+        .arg(log)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(file)
+        .spawn()
+        .map_err(MountsError::io("start", &program))?;
+    let ready = child.stdout.take().is_some_and(|pipe| {
+        let mut line = String::new();
+        BufReader::new(pipe).read_line(&mut line).is_ok_and(|_| line.trim() == READY)
+    });
+    if ready {
+        return Ok(());
+    }
+    // The pipe ended without the word: so did the daemon.
+    let code = child.wait().ok().and_then(|status| status.code());
+    logs::show_since(log, begin);
+    Err(MountsError::DidNotStart { version: label.to_owned(), log: log.to_owned(), code })
 }
