@@ -45,7 +45,8 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    fn new(as_ordinary_user: bool) -> Result<Stage, Missing> {
+    /// The version is one of our ComfyUI, or holds what a script makes.
+    fn new(as_ordinary_user: bool, made_by: Option<&str>) -> Result<Stage, Missing> {
         fuse()?;
         let mut world = World::new();
         let ordinary = as_ordinary_user.then(|| Ordinary::new(&world.env)).transpose()?;
@@ -63,16 +64,26 @@ impl Stage {
         let place = if as_ordinary_user { "theirs" } else { "mine" };
         std::fs::create_dir_all(world.env.path(place)).expect("making a directory");
         let stage = Stage { world, index, ordinary, place };
-        let models = stage.world.models_list(&crate::cli_world::sha256(&crate::cli_world::model()));
-        let (core, git) = (stage.world.core("v0.2.0"), &stage.world.git);
-        let nodes = [format!("{}@v0.1.0", git.url("plain")), git.url("patterns")];
-        stage.cvs(&[
-            "create", "v", "--repo", &core, "--node", &nodes[0], "--node", &nodes[1], "--models", &models,
-        ]);
+        match made_by {
+            Some(script) => {
+                stage.sh(".", &format!("mkdir {}", stage.below("source")), &[]);
+                stage.sh(&stage.below("source"), script, &[]);
+                stage.cvs(&["debug", "ingest", &stage.below("source"), "--as", "v"]);
+            }
+            None => stage.create(),
+        }
         stage.cvs(&["mount", "v", &stage.below("pristine"), "--read-only"]);
         stage.sh(".", &format!("cp -a {0}/pristine {0}/copied", stage.place), &[]);
         stage.cvs(&["umount", &stage.below("pristine")]);
         Ok(stage)
+    }
+
+    fn create(&self) {
+        let models = self.world.models_list(&crate::cli_world::sha256(&crate::cli_world::model()));
+        let (core, git) = (self.world.core("v0.2.0"), &self.world.git);
+        let nodes = [format!("{}@v0.1.0", git.url("plain")), git.url("patterns")];
+        let wanted = ["--node", &nodes[0], "--node", &nodes[1], "--models", &models];
+        self.cvs(&[&["create", "v", "--repo", &core][..], &wanted].concat());
     }
 
     fn below(&self, name: &str) -> String {
@@ -159,7 +170,13 @@ impl Stage {
 /// Runs what can be run here; panics with all that went wrong.
 #[track_caller]
 fn tell(as_ordinary_user: bool, stories: &[Story]) {
-    let Some(stage) = available(Stage::new(as_ordinary_user)) else { return };
+    tell_of(as_ordinary_user, None, stories);
+}
+
+/// The same, of a version that a script makes.
+#[track_caller]
+fn tell_of(as_ordinary_user: bool, made_by: Option<&str>, stories: &[Story]) {
+    let Some(stage) = available(Stage::new(as_ordinary_user, made_by)) else { return };
     let mut wrong = Vec::new();
     for story in stories {
         let needs = || story.needs.iter().try_for_each(|name| program(name));
@@ -207,6 +224,14 @@ fn programs_keep_repositories_and_databases() {
 }
 
 #[test]
+fn programs_change_what_is_stored() {
+    // Times are in the index of git; a database that is written to has a counter of its own.
+    let stored =
+        story!("stored", ["rsync", "make"], [".git/index", ".db", "-shm", "-wal", ".pack", ".idx", ".rev"]);
+    tell_of(false, Some(include_str!("programs/lower.sh")), &[stored]);
+}
+
+#[test]
 fn programs_of_an_ordinary_user() {
     let copies = story!("copies", ["rsync"], []);
     let trees = story!("trees", ["zip", "unzip"], []);
@@ -238,7 +263,7 @@ fn told(dir: &Path, script: &str) -> Vec<String> {
 
 #[test]
 fn inotify_tells_of_changes() {
-    let Some(stage) = available(Stage::new(false)) else { return };
+    let Some(stage) = available(Stage::new(false, None)) else { return };
     let script = "echo more >> main.py; echo new > comfy/new; mv comfy/new comfy/newer; mv comfy/newer .; rm newer
         chmod 600 main.py; touch comfy/utils.py; mv main.py moved.py; echo again > main.py; mv -f main.py moved.py
         sed -i s/a/b/ nodes.py; mkdir made; rmdir made; ln nodes.py linked; ln -s nodes.py link; rm -r app

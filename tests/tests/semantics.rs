@@ -126,7 +126,11 @@ fn the_mtime_of_a_file_of_the_version_is_that_of_its_content() {
 #[test]
 fn times_of_directories_move_with_their_entries_alone() {
     let Some(pair) = Pair::new() else { return };
+    let size = |dir: &str| fs::metadata(pair.mounted.join(dir)).expect("looking at a directory").len();
+    let dirs = ["", "dir", "dir/sub"];
+    assert_eq!(dirs.map(size), [4096; 3]);
     let said = pair.same(script!("directory-times"), &[]);
+    assert_eq!(dirs.map(size), [4096; 3]);
     assert!(
         said.starts_with("write False False\nwrite again False False\nwrite below False False\n"),
         "{said}"
@@ -175,6 +179,32 @@ fn files_without_a_name_are_refused_and_python_does_without() {
     let said = pair.run(&pair.mounted, script!("unnamed"), &[]);
     let names = "['dir', 'file', 'large', 'link', 'one', 'two']";
     assert_eq!(said, format!("ENOTSUP\nb'x' 0\nTrue True\n{names}\n"));
+}
+
+#[test]
+fn free_space_is_that_of_where_the_overlay_lies() {
+    let Some(pair) = Pair::new() else { return };
+    let disk = pair.env.path("disk");
+    let image = pair.env.write("image", b"");
+    let cut = fs::File::options().write(true).open(&image).and_then(|file| file.set_len(32 << 20));
+    cut.expect("making an image");
+    fs::create_dir(&disk).expect("making a directory");
+    let run =
+        |program: &str, args: &[&str]| pair.env.command(program).args(args).output().expect("starting it");
+    succeeds(&run("mkfs.ext4", &["-q", "-N", "1000", "image"]));
+    let mounted = run("mount", &["-o", "loop", "image", "disk"]);
+    let missing = || cvs_tests::Missing(format!("a loop device: {mounted:?}"));
+    let Some(()) = available(mounted.status.success().then_some(()).ok_or_else(missing)) else { return };
+    let dir = mount(&pair.env, "v", "small", &["--overlay", "disk/overlay"]);
+    fs::write(dir.join("new"), vec![b'n'; 1 << 20]).expect("writing a file");
+    let space = |path: &PathBuf| {
+        let found = rustix::fs::statvfs(path).expect("asking for free space");
+        (found.f_frsize, found.f_blocks, found.f_bfree, found.f_bavail, found.f_files, found.f_ffree)
+    };
+    let found = space(&dir);
+    assert_eq!(found, space(&disk));
+    assert!(found.1 * found.0 < 32 << 20 && found.4 < 2000, "{found:?}");
+    umount(&pair.env, &dir);
 }
 
 #[test]

@@ -1,10 +1,46 @@
-//! Rules of Markdown files: a relative link leads to a file that is there, and its fragment to a heading in it.
+//! Rules of Markdown files: a relative link leads to a file that is there, and its fragment to a heading in it; a test
+//! that is named as `module::test` is there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::Report;
+use super::{Report, collect};
 
 pub(super) fn look_at(root: &Path, text: &str, report: &mut Report<'_>) {
+    links_lead(root, text, report);
+    tests_are_there(root, text, report);
+}
+
+fn tests_are_there(root: &Path, text: &str, report: &mut Report<'_>) {
+    let mut files: Option<Vec<PathBuf>> = None;
+    for (line, module, test) in tests(text) {
+        let files = files.get_or_insert_with(|| {
+            let mut all = Vec::new();
+            // A tree that cannot be read is reported by who reads it next.
+            let _ = collect(root, Path::new(""), &mut all);
+            all
+        });
+        let of_module = files.iter().filter(|path| path.ends_with(format!("{module}.rs")));
+        let mut texts = of_module.filter_map(|path| std::fs::read_to_string(root.join(path)).ok());
+        if !texts.any(|text| text.contains(&format!("fn {test}("))) {
+            report.add(line, "tests", format!("there is no test {module}::{test}"));
+        }
+    }
+}
+
+/// The code spans that are a module and a function of it.
+fn tests(text: &str) -> Vec<(usize, &str, &str)> {
+    let is_name = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_lowercase())
+            && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let spans =
+        prose(text).flat_map(|(number, line)| line.split('`').skip(1).step_by(2).map(move |s| (number, s)));
+    let pairs =
+        spans.filter_map(|(number, span)| span.split_once("::").map(|(module, test)| (number, module, test)));
+    pairs.filter(|(_, module, test)| is_name(module) && is_name(test)).collect()
+}
+
+fn links_lead(root: &Path, text: &str, report: &mut Report<'_>) {
     const RULE: &str = "links";
     let dir = report.path.parent().unwrap_or(Path::new("")).to_path_buf();
     for (line, link) in links(text) {
@@ -99,6 +135,15 @@ mod tests {
                 "a.md:3: [links] there is no gone.rs",
                 "a.md:3: [links] this file has no heading for #two",
             ]
+        );
+    }
+
+    #[test]
+    fn tests_that_are_named_exist() {
+        let text = "`docs::tests_that_are_named_exist`, `docs::gone` and\n`other::one`; `Docs::Gone`, `std::fs::read`\n";
+        assert_eq!(
+            findings("a.md", text),
+            ["a.md:1: [tests] there is no test docs::gone", "a.md:2: [tests] there is no test other::one"]
         );
     }
 
