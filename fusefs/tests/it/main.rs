@@ -1,11 +1,11 @@
 //! Tests of the overlay as its callers see it, and of real mounts. Each has its own store and directories.
 
 mod deep;
-mod differential;
 mod mounted;
 mod mounts;
 mod passthrough;
 mod semantics;
+mod sequences;
 mod support;
 mod sys;
 mod threads;

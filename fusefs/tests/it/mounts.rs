@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cvs_fusefs::{Connections, Mount, MountError, MountOptions, Overlay};
 use cvs_store::{ManifestId, Store};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 
-use crate::support::World;
+use crate::support::{World, me};
 
 const READY: Duration = Duration::from_secs(20);
 
@@ -32,7 +34,7 @@ impl Mounted {
         fs::create_dir_all(&at).unwrap();
         let options = MountOptions {
             source: "test".into(),
-            allow_other: passthrough.is_some(),
+            allow_other: me().uid == 0,
             threads: 3,
             passthrough: passthrough.map(PathBuf::from),
         };
@@ -59,21 +61,33 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let flags = rustix::mount::UnmountFlags::empty();
         if self.connections == Connections::Two {
-            let _ = rustix::mount::unmount(self.at.join("models"), flags);
+            let _ = unmount(&self.at.join("models"));
         }
-        if rustix::mount::unmount(&self.at, flags).is_err() {
+        if unmount(&self.at).is_err() {
             let helper = Command::new("fusermount3").arg("-u").arg(&self.at).status();
             if !helper.is_ok_and(|status| status.success()) {
                 // A failing test may hold files open. The mount goes with the last of them.
-                let _ = rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH);
+                let _ = rustix::mount::unmount(&self.at, UnmountFlags::DETACH);
                 return;
             }
         }
         if let Some(server) = self.server.take() {
             let done = server.join();
             assert!(done.is_ok() || std::thread::panicking());
+        }
+    }
+}
+
+/// Others may be looking at all mounts of the machine just now.
+fn unmount(at: &Path) -> Result<(), Errno> {
+    let deadline = Instant::now() + READY;
+    loop {
+        match rustix::mount::unmount(at, UnmountFlags::empty()) {
+            Err(Errno::BUSY) if !std::thread::panicking() && Instant::now() < deadline => {
+                std::thread::yield_now();
+            }
+            done => return done,
         }
     }
 }

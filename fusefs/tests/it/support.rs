@@ -137,6 +137,9 @@ pub(crate) fn difference(expected: &Shown, found: &Shown) -> Vec<String> {
 pub(crate) struct Entry {
     pub(crate) kind: Kind,
     pub(crate) perm: u32,
+    /// User and group.
+    pub(crate) owner: (u32, u32),
+    pub(crate) rdev: u32,
     pub(crate) nlink: u32,
     /// Content, or target.
     pub(crate) bytes: Vec<u8>,
@@ -150,12 +153,12 @@ pub(crate) struct Entry {
 
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { kind, perm, nlink, bytes, first, xattrs, mtime } = self;
+        let Self { kind, perm, owner, rdev, nlink, bytes, first, xattrs, mtime } = self;
         let start = bytes.get(..8).unwrap_or(bytes).escape_ascii();
         let (len, zeros) = (bytes.len(), bytes.iter().filter(|b| **b == 0).count());
         write!(
             f,
-            "{kind:?} {perm:o} nlink {nlink}, {len} bytes ({zeros} zeros) {start}…, first /{}, mtime {mtime:?}, {xattrs:?}",
+            "{kind:?} {perm:o} of {owner:?}, device {rdev}, nlink {nlink}, {len} bytes ({zeros} zeros) {start}…, first /{}, mtime {mtime:?}, {xattrs:?}",
             first.escape_ascii()
         )
     }
@@ -197,7 +200,7 @@ pub(crate) fn show(overlay: &Overlay, started: i64) -> Shown {
             .listxattr(ino)
             .unwrap()
             .split(|&b| b == 0)
-            .filter(|name| name.starts_with(b"user."))
+            .filter(|name| name.starts_with(b"user.") || name.starts_with(b"trusted."))
             .map(|name| (name.to_vec(), overlay.getxattr(ino, name).unwrap()))
             .collect();
         xattrs.sort();
@@ -208,6 +211,8 @@ pub(crate) fn show(overlay: &Overlay, started: i64) -> Shown {
         let entry = Entry {
             kind: attr.kind,
             perm: attr.perm,
+            owner: (attr.uid, attr.gid),
+            rdev: attr.rdev,
             nlink: attr.nlink,
             bytes,
             // Numbers, until all paths are known.

@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use memmap2::{MmapMut, MmapOptions};
+
 /// Maps a file to be read, shared.
 pub(crate) fn map(file: &File) -> memmap2::Mmap {
     // SAFETY: the tests change the file while it is mapped, and never cut it off; what they compare is copied first.
@@ -50,3 +52,14 @@ pub(crate) fn write_by_handle(path: &Path) {
         file.write_all_at(b"x", 0).unwrap();
     }
 }
+
+/// Maps a file to be read and written, shared.
+pub(crate) fn map_shared(options: &MmapOptions, file: &File) -> std::io::Result<MmapMut> {
+    // SAFETY: who maps looks at the file's size first, and touches nothing behind it; nobody cuts it off meanwhile.
+    unsafe { options.map_mut(file) }
+}
+
+/// Maps a file to be read, and written in memory alone.
+pub(crate) fn map_private(options: &MmapOptions, file: &File) -> std::io::Result<MmapMut> {
+    // SAFETY: as above.
+    unsafe { options.map_copy(file) }

@@ -14,6 +14,12 @@ use rustix::io::Errno;
 
 use crate::support::{Entry, Shown, World, show};
 
+/// Lower trees that are made; a case runs over one.
+pub(crate) const TREES: u8 = 12;
+
+/// One byte more than a name may have.
+pub(crate) const TOO_LONG: &[u8] = &[b't'; 256];
+
 /// Few, so that operations meet; some odd.
 const NAMES: [&[u8]; 6] = [b"a", b"b", b"c", b"d", b"\xff\xfe\n", &[b'n'; 255]];
 pub(crate) fn name(index: u8) -> &'static [u8] {
@@ -29,6 +35,9 @@ pub(crate) fn kind_of(mode: u32) -> Kind {
         FileType::Directory => Kind::Dir,
         FileType::Symlink => Kind::Symlink,
         FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::CharacterDevice => Kind::CharDevice,
+        FileType::BlockDevice => Kind::BlockDevice,
         _ => Kind::File,
     }
 }
@@ -73,7 +82,7 @@ pub(crate) fn show_plain(root: &Path, started: i64) -> Shown {
         let len = rustix::fs::llistxattr(&full, &mut space[..]).unwrap();
         let mut xattrs: Vec<_> = space[..len]
             .split(|&b| b == 0)
-            .filter(|name| name.starts_with(b"user."))
+            .filter(|name| name.starts_with(b"user.") || name.starts_with(b"trusted."))
             .map(|name| {
                 let mut value = vec![0u8; 1024];
                 let len = rustix::fs::lgetxattr(&full, name, &mut value[..]).unwrap();
@@ -88,6 +97,8 @@ pub(crate) fn show_plain(root: &Path, started: i64) -> Shown {
         let entry = Entry {
             kind,
             perm: meta.mode() & 0o7777,
+            owner: (meta.uid(), meta.gid()),
+            rdev: meta.rdev() as u32,
             nlink: if kind == Kind::Dir { dirs + 2 } else { meta.nlink() as u32 },
             bytes,
             first: Vec::new(),
@@ -112,6 +123,11 @@ pub(crate) struct Lower {
 impl Lower {
     pub(crate) fn view(&self, world: &World) -> View {
         world.view(&[("", self.root), ("a", self.inner)])
+    }
+
+    /// What a view needs to show the tree at `path`.
+    pub(crate) fn grafts(&self, path: &str) -> [(String, ManifestId); 2] {
+        [(path.to_owned(), self.root), (format!("{path}/a"), self.inner)]
     }
 
     /// Makes tree number `seed`.

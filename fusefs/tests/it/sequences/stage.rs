@@ -1,0 +1,163 @@
+//! A mount with many copies of each start tree side by side: every case has one to itself, so that mounting is paid
+//! for once in a hundred cases.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use cvs_fusefs::MountOptions;
+use cvs_store::View;
+
+use super::agent::Agent;
+use super::{Tally, mount_options};
+use crate::mounted::Mounted;
+use crate::support::World;
+use crate::trees::{Lower, TREES};
+
+/// Copies of each tree in one mount.
+const COPIES: usize = 16;
+/// How long a case may take before it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Stage {
+    /// They go first, with what they hold.
+    pub(crate) agents: [Agent; 2],
+    pub(crate) world: World,
+    pub(crate) lowers: Vec<Lower>,
+    mounted: Option<Mounted>,
+    upper: u32,
+    used: [usize; TREES as usize],
+    /// The last case went through: nothing of it is left.
+    pub(crate) clean: bool,
+    pub(crate) tally: Tally,
+}
+
+impl Stage {
+    /// None, with a word, where this machine cannot mount.
+    pub(crate) fn new() -> Option<Self> {
+        let world = World::new();
+        let lowers = (0..TREES).map(|seed| Lower::make(&world, seed)).collect();
+        let mut stage = Self {
+            agents: [Agent::start(0), Agent::start(0o027)],
+            world,
+            lowers,
+            mounted: None,
+            upper: 0,
+            used: [0; TREES as usize],
+            clean: true,
+            tally: Tally::default(),
+        };
+        stage.renew().then_some(stage)
+    }
+
+    fn view(&self) -> View {
+        let mut grafts = Vec::new();
+        for (seed, lower) in self.lowers.iter().enumerate() {
+            for copy in 0..COPIES {
+                grafts.extend(lower.grafts(&format!("t{seed}-{copy}")));
+            }
+        }
+        let grafts: Vec<_> = grafts.iter().map(|(path, manifest)| (path.as_str(), *manifest)).collect();
+        self.world.view(&grafts)
+    }
+
+    /// A mount that nobody has used.
+    fn renew(&mut self) -> bool {
+        self.unmount();
+        let _ = std::fs::remove_dir_all(self.world.beside(&self.upper()));
+        self.upper += 1;
+        self.used = [0; TREES as usize];
+        self.mount()
+    }
+
+    fn upper(&self) -> String {
+        format!("upper-{}", self.upper)
+    }
+
+    fn at(&self) -> PathBuf {
+        self.world.beside("mnt")
+    }
+
+    fn unmount(&mut self) {
+        let away = self.world.beside("");
+        for agent in &mut self.agents {
+            agent.begin(std::slice::from_ref(&away), 0);
+        }
+        self.mounted = None;
+    }
+
+    fn mount(&mut self) -> bool {
+        let overlay = self.world.overlay(self.view(), &self.upper());
+        let options: MountOptions = mount_options();
+        self.mounted = Mounted::with(overlay, self.at(), &options);
+        self.mounted.is_some()
+    }
+
+    /// Another mount of the same overlay. What agents hold is closed.
+    pub(crate) fn remount(&mut self) {
+        self.unmount();
+        assert!(self.mount(), "it could be mounted before");
+    }
+
+    /// A copy of tree `seed` that nobody has used: where it is mounted, and its path in the view.
+    pub(crate) fn take(&mut self, seed: u8) -> (PathBuf, String) {
+        if self.used[usize::from(seed)] == COPIES {
+            assert!(self.renew(), "it could be mounted before");
+        }
+        let used = &mut self.used[usize::from(seed)];
+        let name = format!("t{seed}-{used}");
+        *used += 1;
+        (self.at().join(&name), name)
+    }
+
+    /// Starts over after a case that may have left anything behind.
+    pub(crate) fn give_up(&mut self) {
+        self.agents = [Agent::start(0), Agent::start(0o027)];
+        assert!(self.renew(), "it could be mounted before");
+    }
+
+    /// Fails what hangs: the kernel is told to answer every request of this mount with an error.
+    pub(crate) fn watch(&self) -> Watch {
+        let stat = rustix::fs::stat(self.at()).unwrap();
+        let abort = format!("/sys/fs/fuse/connections/{}/abort", rustix::fs::minor(stat.st_dev));
+        let over = Arc::new(AtomicBool::new(false));
+        let watched = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let begun = Instant::now();
+            while !watched.load(Ordering::Acquire) {
+                if begun.elapsed() > PATIENCE {
+                    eprintln!("a request hangs: the connection is aborted");
+                    let _ = std::fs::write(&abort, "1");
+                    return;
+                }
+                std::thread::park_timeout(PATIENCE);
+            }
+        });
+        Watch { over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.unmount();
+        }
+    }
+}
+
+/// The watch over one case.
+pub(crate) struct Watch {
+    over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
