@@ -164,13 +164,23 @@ impl Lower {
                         std::fs::create_dir(&path).unwrap();
                         dirs.push(path);
                     }
-                    4 => std::os::unix::fs::symlink(format!("to/{number}"), &path).unwrap(),
+                    4 => {
+                        let target = ["b", "c", "a/b", "./d", "a/../c", "nowhere/x"][random(6) as usize];
+                        std::os::unix::fs::symlink(target, &path).unwrap();
+                    }
                     5 | 6 if !files.is_empty() => {
                         let target: &std::path::PathBuf = &files[random(files.len() as u64) as usize];
                         std::fs::hard_link(target, &path).unwrap();
                     }
                     _ => {
-                        std::fs::write(&path, bytes(number as u16, random(9000) as usize)).unwrap();
+                        let len =
+                            [0, random(100), random(9000), random(9000), 70_000][random(5) as usize] as usize;
+                        let mut content = bytes(number as u16, len);
+                        // As long a hole as fits.
+                        if random(3) == 0 {
+                            content.iter_mut().skip(4096).take(3 * 4096).for_each(|byte| *byte = 0);
+                        }
+                        std::fs::write(&path, content).unwrap();
                         let mode = [0o644, 0o755, 0o444, 0o600][random(4) as usize];
                         rustix::fs::chmod(&path, Mode::from_raw_mode(mode)).unwrap();
                         files.push(path);

@@ -396,23 +396,45 @@ fn step(scope: Scope) -> impl Strategy<Value = Step> {
     (who, op).prop_map(|(who, op)| Step { who, op })
 }
 
+/// Operations that belong together and would seldom meet.
+fn together() -> impl Strategy<Value = Vec<Op>> {
+    prop_oneof![
+        (path(1), 0u8..3).prop_map(|(p, n)| vec![Op::Setxattr(p.clone(), n, 9, 0), Op::Getxattr(p, n)]),
+        (path(1), 0u8..3).prop_map(|(p, n)| vec![Op::Setxattr(p.clone(), n, 9, 0), Op::Removexattr(p, n)]),
+        (path(1), path(1), 0u8..TARGETS.len() as u8).prop_map(|(p, to, t)| vec![
+            Op::Symlink(p.clone(), t),
+            Op::Rename(p, to.clone(), 0),
+            Op::Readlink(to)
+        ]),
+        (path(1), slot(), slot(), offset()).prop_map(|(p, s, t, o)| vec![
+            Op::Open(p.clone(), how("rw"), Bits(0o600), s),
+            Op::Open(p.clone(), how("rw create"), Bits(0o600), t),
+            Op::Pwrite(s, o, 5000),
+            Op::Unlink(p),
+        ]),
+        (path(1), slot()).prop_map(|(p, s)| vec![
+            Op::Open(p, how("r dir"), Bits(0), s),
+            Op::ReadDir(s, 24),
+            Op::ReadDir(s, 24),
+        ]),
+    ]
+}
+
 /// Two generations, the first of which leaves whiteouts, renamed and opaque directories to the second.
 pub(crate) fn steps(scope: Scope) -> impl Strategy<Value = Vec<Step>> {
-    let first = (names(scope)).prop_map(here);
-    let opens = (
-        select(vec![Who::Here, Who::Here, Who::Other]),
-        path(1),
-        select(vec!["rw", "rw create", "r"]),
-        slot(),
-    )
-        .prop_map(|(who, path, words, slot)| Step { who, op: Op::Open(path, how(words), Bits(0o644), slot) });
-    let second = (prop::collection::vec(opens, 0..6), prop::collection::vec(step(scope), 1..50));
-    (prop::collection::vec(first, 0..12), second).prop_map(|(mut first, (opens, second))| {
-        if !first.is_empty() {
-            first.push(here(Op::Remount));
+    let first = prop::collection::vec(names(scope).prop_map(here), 0..12);
+    let who = select(vec![Who::Here, Who::Here, Who::Other]);
+    let opens = (path(1), select(vec!["rw", "rw create", "r"]), slot())
+        .prop_map(|(path, words, slot)| vec![Op::Open(path, how(words), Bits(0o644), slot)]);
+    let group = (who, prop_oneof![2 => opens, 1 => together()])
+        .prop_map(|(who, ops)| ops.into_iter().map(|op| Step { who, op }).collect::<Vec<_>>());
+    let groups = prop::collection::vec(group, 0..6);
+    (first, groups, prop::collection::vec(step(scope), 1..50)).prop_map(|(mut all, groups, rest)| {
+        if !all.is_empty() {
+            all.push(here(Op::Remount));
         }
-        first.extend(opens);
-        first.extend(second);
-        first
+        all.extend(groups.into_iter().flatten());
+        all.extend(rest);
+        all
     })
 }
