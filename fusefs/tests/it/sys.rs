@@ -63,3 +63,4 @@ pub(crate) fn map_shared(options: &MmapOptions, file: &File) -> std::io::Result<
 pub(crate) fn map_private(options: &MmapOptions, file: &File) -> std::io::Result<MmapMut> {
     // SAFETY: as above.
     unsafe { options.map_copy(file) }
+}

@@ -12,7 +12,7 @@
 //! - the order of a listing: by name here, by hash on ext4.
 //! - times that are later than the beginning of a case: only that they are.
 //!
-//! Compared under a condition: see [`settles_mappings`] and [`agree`].
+//! Compared under a condition: see below.
 
 use rustix::io::Errno;
 
@@ -23,6 +23,13 @@ use super::outcome::Outcome;
 /// write-back, which may come after a time was set. So they are written back before one is.
 pub(crate) fn settles_mappings(op: &Op) -> bool {
     matches!(op, Op::Utimens(..) | Op::Futimens(..))
+}
+
+/// SEEK_DATA and SEEK_HOLE in space that was allocated and not written: ext4 takes what is in its page cache for data,
+/// and what was read ahead is there. So they are left out once something was `allocated`.
+pub(crate) fn is_passed_over(op: &Op, allocated: &mut bool) -> bool {
+    *allocated |= matches!(op, Op::Fallocate(..));
+    *allocated && matches!(op, Op::Seek(_, 3 | 4, _))
 }
 
 /// True when two filesystems may give these two answers to an operation.

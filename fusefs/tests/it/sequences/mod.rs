@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cvs_fusefs::{MountOptions, Overlay};
+use cvs_fusefs::Overlay;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 
@@ -31,10 +31,6 @@ use crate::trees::{Lower, TREES, copy_out, show_plain};
 /// Where results of the plain directory and of the overlay are asked for.
 const PLAIN: usize = 0;
 const OURS: usize = 1;
-
-fn mount_options() -> MountOptions {
-    MountOptions { source: "test".into(), allow_other: true, threads: 3 }
-}
 
 /// Cases of a run: as many as fit into some seconds, or into an hour.
 fn cases(short: u32) -> u32 {
@@ -134,14 +130,18 @@ fn check_mounted(stage: &mut Stage, seed: u8, steps: &[Step]) -> Result<(), Stri
 fn run_mounted(stage: &mut Stage, seed: u8, steps: &[Step]) -> Result<(), String> {
     let plain = plain_copy(&stage.world, &stage.lowers[usize::from(seed)]);
     let started = now();
-    let (mounted, _) = stage.take(seed);
+    let mounted = stage.take(seed);
     let begin = |stage: &mut Stage, roots: &[&Path]| {
         let roots: Vec<PathBuf> = roots.iter().map(|root| root.to_path_buf()).collect();
         stage.agents.iter_mut().for_each(|agent| agent.begin(&roots, started));
     };
     compare(&show_plain(&plain, started), &show_plain(&mounted, started), "at the start")?;
     begin(stage, &[&plain, &mounted]);
+    let mut allocated = false;
     for (number, step) in steps.iter().enumerate() {
+        if allowed::is_passed_over(&step.op, &mut allocated) {
+            continue;
+        }
         if allowed::settles_mappings(&step.op) {
             stage.agents.iter_mut().for_each(Agent::write_back);
         }
@@ -263,13 +263,23 @@ fn so_is_the_overlay_of_an_ordinary_user() {
     bench.tally.check();
 }
 
-#[test]
-fn a_mount_is_a_directory() {
+/// Cases through a mount, in its tree or below its models.
+fn draw_mounted(models: bool, short: u32) {
     if me().uid != 0 {
         return eprintln!("skipped: needs another user's process, which root alone can be");
     }
-    let Some(mut stage) = Stage::new() else { return };
+    let Some(mut stage) = Stage::new(models) else { return };
     let scope = Scope { kernel: true, root: true };
-    draw(scope, 200, |seed, steps| check_mounted(&mut stage, seed, steps));
+    draw(scope, short, |seed, steps| check_mounted(&mut stage, seed, steps));
     stage.tally.check();
+}
+
+#[test]
+fn a_mount_is_a_directory() {
+    draw_mounted(false, 200);
+}
+
+#[test]
+fn so_is_the_models_connection() {
+    draw_mounted(true, 100);
 }

@@ -397,8 +397,8 @@ fn step(scope: Scope) -> impl Strategy<Value = Step> {
 }
 
 /// Operations that belong together and would seldom meet.
-fn together() -> impl Strategy<Value = Vec<Op>> {
-    prop_oneof![
+fn together(scope: Scope) -> BoxedStrategy<Vec<Op>> {
+    let common = prop_oneof![
         (path(1), 0u8..3).prop_map(|(p, n)| vec![Op::Setxattr(p.clone(), n, 9, 0), Op::Getxattr(p, n)]),
         (path(1), 0u8..3).prop_map(|(p, n)| vec![Op::Setxattr(p.clone(), n, 9, 0), Op::Removexattr(p, n)]),
         (path(1), path(1), 0u8..TARGETS.len() as u8).prop_map(|(p, to, t)| vec![
@@ -417,7 +417,21 @@ fn together() -> impl Strategy<Value = Vec<Op>> {
             Op::ReadDir(s, 24),
             Op::ReadDir(s, 24),
         ]),
-    ]
+    ];
+    if !scope.kernel {
+        return common.boxed();
+    }
+    let mapped = (path(1), slot(), any::<bool>(), offset(), offset()).prop_map(|(p, s, shared, o, t)| {
+        let open = Op::Open(p, how("rw"), Bits(0), s);
+        vec![
+            open,
+            Op::Map(s, shared),
+            Op::MapWrite(s, o, 5000, false),
+            Op::Pwrite(s, t, 3000),
+            Op::MapRead(s, 0, 9000),
+        ]
+    });
+    prop_oneof![5 => common, 2 => mapped].boxed()
 }
 
 /// Two generations, the first of which leaves whiteouts, renamed and opaque directories to the second.
@@ -426,7 +440,7 @@ pub(crate) fn steps(scope: Scope) -> impl Strategy<Value = Vec<Step>> {
     let who = select(vec![Who::Here, Who::Here, Who::Other]);
     let opens = (path(1), select(vec!["rw", "rw create", "r"]), slot())
         .prop_map(|(path, words, slot)| vec![Op::Open(path, how(words), Bits(0o644), slot)]);
-    let group = (who, prop_oneof![2 => opens, 1 => together()])
+    let group = (who, prop_oneof![2 => opens, 1 => together(scope)])
         .prop_map(|(who, ops)| ops.into_iter().map(|op| Step { who, op }).collect::<Vec<_>>());
     let groups = prop::collection::vec(group, 0..6);
     (first, groups, prop::collection::vec(step(scope), 1..50)).prop_map(|(mut all, groups, rest)| {

@@ -60,10 +60,19 @@ fn what_was_found_stays_right_on_an_overlay() {
 
 #[test]
 fn what_was_found_stays_right_through_a_mount() {
+    stays_right(false);
+}
+
+#[test]
+fn what_was_found_stays_right_below_models() {
+    stays_right(true);
+}
+
+fn stays_right(models: bool) {
     if me().uid != 0 {
         return eprintln!("skipped: needs another user's process, which root alone can be");
     }
-    let Some(mut stage) = Stage::new() else { return };
+    let Some(mut stage) = Stage::new(models) else { return };
     for Known { shows, steps } in known() {
         for seed in 0..TREES {
             check_mounted(&mut stage, seed, &steps)

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cvs_fusefs::MountOptions;
+use cvs_fusefs::Connections;
 use cvs_store::View;
 
+use super::Tally;
 use super::agent::Agent;
-use super::{Tally, mount_options};
-use crate::mounted::Mounted;
+use crate::mounts::Mounted;
 use crate::support::World;
 use crate::trees::{Lower, TREES};
 
+const MODELS: &str = "models";
 /// Copies of each tree in one mount.
 const COPIES: usize = 16;
 /// How long a case may take before it hangs.
@@ -25,6 +26,8 @@ pub(crate) struct Stage {
     pub(crate) agents: [Agent; 2],
     pub(crate) world: World,
     pub(crate) lowers: Vec<Lower>,
+    /// The trees are below the models connection.
+    models: bool,
     mounted: Option<Mounted>,
     upper: u32,
     used: [usize; TREES as usize],
@@ -35,13 +38,14 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// None, with a word, where this machine cannot mount.
-    pub(crate) fn new() -> Option<Self> {
+    pub(crate) fn new(models: bool) -> Option<Self> {
         let world = World::new();
         let lowers = (0..TREES).map(|seed| Lower::make(&world, seed)).collect();
         let mut stage = Self {
             agents: [Agent::start(0), Agent::start(0o027)],
             world,
             lowers,
+            models,
             mounted: None,
             upper: 0,
             used: [0; TREES as usize],
@@ -55,11 +59,16 @@ impl Stage {
         let mut grafts = Vec::new();
         for (seed, lower) in self.lowers.iter().enumerate() {
             for copy in 0..COPIES {
-                grafts.extend(lower.grafts(&format!("t{seed}-{copy}")));
+                grafts.extend(lower.grafts(&self.name(seed, copy)));
             }
         }
         let grafts: Vec<_> = grafts.iter().map(|(path, manifest)| (path.as_str(), *manifest)).collect();
         self.world.view(&grafts)
+    }
+
+    fn name(&self, seed: usize, copy: usize) -> String {
+        let dir = if self.models { "models/" } else { "" };
+        format!("{dir}t{seed}-{copy}")
     }
 
     /// A mount that nobody has used.
@@ -89,9 +98,15 @@ impl Stage {
 
     fn mount(&mut self) -> bool {
         let overlay = self.world.overlay(self.view(), &self.upper());
-        let options: MountOptions = mount_options();
-        self.mounted = Mounted::with(overlay, self.at(), &options);
-        self.mounted.is_some()
+        let models = self.models.then_some(MODELS);
+        self.mounted = Mounted::with(overlay, self.at(), models);
+        match &self.mounted {
+            Some(mounted) if self.models && mounted.connections != Connections::Two => {
+                eprintln!("skipped: {:?}", mounted.connections);
+                false
+            }
+            mounted => mounted.is_some(),
+        }
     }
 
     /// Another mount of the same overlay. What agents hold is closed.
@@ -100,15 +115,15 @@ impl Stage {
         assert!(self.mount(), "it could be mounted before");
     }
 
-    /// A copy of tree `seed` that nobody has used: where it is mounted, and its path in the view.
-    pub(crate) fn take(&mut self, seed: u8) -> (PathBuf, String) {
-        if self.used[usize::from(seed)] == COPIES {
+    /// Where a copy of tree `seed` is that nobody has used.
+    pub(crate) fn take(&mut self, seed: u8) -> PathBuf {
+        let seed = usize::from(seed);
+        if self.used[seed] == COPIES {
             assert!(self.renew(), "it could be mounted before");
         }
-        let used = &mut self.used[usize::from(seed)];
-        let name = format!("t{seed}-{used}");
-        *used += 1;
-        (self.at().join(&name), name)
+        let name = self.name(seed, self.used[seed]);
+        self.used[seed] += 1;
+        self.at().join(name)
     }
 
     /// Starts over after a case that may have left anything behind.
@@ -119,8 +134,10 @@ impl Stage {
 
     /// Fails what hangs: the kernel is told to answer every request of this mount with an error.
     pub(crate) fn watch(&self) -> Watch {
-        let stat = rustix::fs::stat(self.at()).unwrap();
-        let abort = format!("/sys/fs/fuse/connections/{}/abort", rustix::fs::minor(stat.st_dev));
+        let connections = [self.at(), self.at().join(MODELS)].map(|at| {
+            let device = rustix::fs::stat(at).map(|stat| rustix::fs::minor(stat.st_dev));
+            device.map(|number| format!("/sys/fs/fuse/connections/{number}/abort"))
+        });
         let over = Arc::new(AtomicBool::new(false));
         let watched = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
@@ -128,7 +145,9 @@ impl Stage {
             while !watched.load(Ordering::Acquire) {
                 if begun.elapsed() > PATIENCE {
                     eprintln!("a request hangs: the connection is aborted");
-                    let _ = std::fs::write(&abort, "1");
+                    for abort in connections.iter().flatten() {
+                        let _ = std::fs::write(abort, "1");
+                    }
                     return;
                 }
                 std::thread::park_timeout(PATIENCE);
