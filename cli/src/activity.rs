@@ -96,7 +96,13 @@ impl<'a> Activity<'a> {
                 task.set_total(bytes);
                 self.lock().whole = Some(task);
             }
-            Event::Checked { bytes } | Event::Realized { bytes } => {
+            Event::Importing { files, bytes } => {
+                let label = format!("taking in {}", format::counted(files, "model"));
+                let task = self.output.progress().task(label, Unit::Bytes);
+                task.set_total(bytes);
+                self.lock().whole = Some(task);
+            }
+            Event::Checked { bytes } | Event::Realized { bytes } | Event::Imported { bytes } => {
                 if let Some(task) = &self.lock().whole {
                     task.add(bytes);
                 }

@@ -111,7 +111,7 @@ fn arguments_that_are_wrong_name_the_place() {
         (["--models", r#"{"models": 1}"#], "--models: models: found the number 1"),
         (["--nodes", "nodes.yml"], "$TEST/nodes.yml:"),
         (["--nodes", "absent.json"], "cannot read $TEST/absent.json"),
-        (["--node", "owner/repo"], "OWNER/REPO alone is not read"),
+        (["--node", "owner/repo/more"], "`OWNER/REPO`"),
         (["--model", "https://h/x.bin=../../x"], "a path with `..`"),
         (["--model", "https://h/x.bin=/etc/passwd"], "\"/etc/passwd\""),
         (["--model", "ftp://h/x.bin"], "found \"ftp://h/x.bin\""),

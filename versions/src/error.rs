@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use cvs_store::{ComposeError, RelPath, StoreError};
 
+use crate::import::ImportError;
 use crate::python::PythonError;
 use crate::realize::RealizeError;
 use crate::source::SourceError;
@@ -285,9 +286,21 @@ pub enum VersionsError {
     /// A version could not be realized, or a realization not be checked or removed.
     #[error(transparent)]
     Realize(#[from] RealizeError),
+    /// Something could not be imported.
+    #[error(transparent)]
+    Import(ImportError),
     /// The caller's cancel flag was set. What was downloaded so far is kept for the next time.
     #[error("interrupted")]
     Cancelled,
+}
+
+impl From<ImportError> for VersionsError {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::Cancelled => Self::Cancelled,
+            error => Self::Import(error),
+        }
+    }
 }
 
 /// One part that could not be brought.

@@ -5,6 +5,7 @@ pub mod bucket;
 pub mod comfy;
 mod error;
 pub mod fetch;
+pub mod import;
 mod near;
 pub mod python;
 pub mod realize;

@@ -194,9 +194,9 @@ fn the_manifests_of_every_lock_are_roots() {
         .set_lock(Some(&Lock::new(LockedRepo {
             repo: "https://h/o/ComfyUI".to_owned(),
             requested: None,
-            commit: "a".repeat(40),
+            commit: Some("a".repeat(40)),
             manifest: Some(manifest),
-            extra: Map::new(),
+            ..LockedRepo::default()
         })))
         .unwrap();
     dir.publish(&mut locked).unwrap();

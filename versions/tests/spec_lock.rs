@@ -28,9 +28,9 @@ fn repo(repo: &str, requested: Option<&str>, digit: &str) -> LockedRepo {
     LockedRepo {
         repo: repo.to_owned(),
         requested: requested.map(str::to_owned),
-        commit: digit.repeat(40),
+        commit: Some(digit.repeat(40)),
         manifest: Some(ManifestId::from_bytes([1; 32])),
-        extra: Map::new(),
+        ..LockedRepo::default()
     }
 }
 

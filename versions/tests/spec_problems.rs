@@ -56,8 +56,8 @@ fn every_problem_has_its_place_what_was_found_and_what_is_accepted() {
         (json!({"comfy": "https://h/x"}), "comfy: found \"https://h/x\"; expected an object".to_owned()),
         (
             json!({"comfy": {"repo": "o/r@main"}}),
-            "comfy.repo: found \"o/r@main\"; expected a whole address such as `https://github.com/o/r@main` (OWNER/REPO \
-             alone is not read), or an absolute path for a local repository; a revision belongs in `ref`"
+            "comfy.repo: found \"o/r@main\"; expected `https://…`, `http://…`, `ssh://…`, `git@host:path`, `git://…`, \
+             `file://…`, `OWNER/REPO`, `registry:ID` or an absolute path; a revision belongs in `ref`"
                 .to_owned(),
         ),
         (json!({"custom_nodes": {}}), "custom_nodes: found an empty object; expected a list of nodes".to_owned()),

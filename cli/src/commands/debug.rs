@@ -133,9 +133,9 @@ fn publish(
     let mut lock = Lock::new(LockedRepo {
         repo: comfy.repo.to_string(),
         requested: None,
-        commit: NO_COMMIT.to_owned(),
+        commit: Some(NO_COMMIT.to_owned()),
         manifest: Some(manifest),
-        extra: Default::default(),
+        ..LockedRepo::default()
     });
     lock.view = Some(View::id_of(&[Graft { path: RelPath::root(), manifest, label: "core".to_owned() }]));
     document.set_lock(Some(&lock))?;

@@ -71,7 +71,8 @@ pub(super) fn source(source: &CommitRef) -> String {
         _ => format!(" at {}", source.revision),
     };
     let pinned = source.commit.as_ref().map(|commit| format!(", commit {commit}")).unwrap_or_default();
-    format!("{}{asked}{pinned}", source.repo)
+    let found = if source.as_found { ", with files as they were found" } else { "" };
+    format!("{}{asked}{pinned}{found}", source.repo)
 }
 
 #[cfg(test)]
@@ -86,6 +87,7 @@ mod tests {
             repo: "https://h/o/r".to_owned(),
             revision: revision.to_owned(),
             commit: commit.map(str::to_owned),
+            as_found: false,
         };
         let version = |id: &str, core, lock| VersionSummary {
             id: id.to_owned(),

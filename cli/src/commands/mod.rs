@@ -10,6 +10,7 @@ mod doctor;
 mod du;
 mod fsck;
 mod gc;
+mod import;
 mod list;
 mod lock;
 mod logs;
@@ -42,6 +43,7 @@ use crate::error::{CliError, Exit};
 pub(crate) enum Command {
     // Boxed, because it has the most arguments by far.
     Create(Box<create::CreateArgs>),
+    Import(Box<import::ImportArgs>),
     Lock(lock::LockArgs),
     Validate(validate::ValidateArgs),
     List(list::ListArgs),
@@ -77,6 +79,7 @@ impl Command {
     pub(crate) fn run(self, context: &Context) -> Result<Exit, CliError> {
         match self {
             Self::Create(args) => create::run(context, &args),
+            Self::Import(args) => import::run(context, &args),
             Self::Lock(args) => lock::run(context, &args),
             Self::Validate(args) => validate::run(context, &args),
             Self::List(args) => list::run(context, &args),

@@ -8,6 +8,7 @@
 //! other and is taken down before it, and is no mount of its own.
 
 mod error;
+mod fill;
 mod mountinfo;
 mod sandbox;
 mod serve;
@@ -17,6 +18,7 @@ mod unmount;
 mod users;
 
 pub(crate) use error::MountsError;
+pub(crate) use fill::{Fill, Filled};
 pub(crate) use sandbox::MountedSandbox;
 pub(crate) use serve::{Serve, say_ready, serve};
 pub(crate) use spawn::{Daemon, launch};

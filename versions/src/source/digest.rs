@@ -110,7 +110,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// The inverse of [`hex`]; upper case is taken too. None when it is not exactly `N` bytes.
-pub(super) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != 2 * N || !text.is_ascii() {
         return None;
     }

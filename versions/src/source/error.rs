@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cvs_store::{PathError, StoreError};
+use cvs_store::{ManifestId, PathError, StoreError};
 
 /// A source failed.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +204,40 @@ pub enum SourceError {
         file: String,
         /// What failed.
         source: Box<SourceError>,
+    },
+
+    /// The Registry has no such node, or not that version of it.
+    #[error("{registry} has no node `{id}`{}", version.as_ref().map(|version| format!(" of version {version}")).unwrap_or_default())]
+    UnknownNode {
+        /// The id.
+        id: String,
+        /// The version, where one was asked for.
+        version: Option<String>,
+        /// The Registry.
+        registry: String,
+    },
+    /// An archive holds what no archive may, or cannot be read.
+    #[error("{url}: the archive is refused: {}{reason}", if entry.is_empty() { String::new() } else { format!("`{entry}`: ") })]
+    Archive {
+        /// The address.
+        url: String,
+        /// The entry; empty for the archive as a whole.
+        entry: String,
+        /// Why.
+        reason: String,
+    },
+    /// Files that were found on some machine, which only it has.
+    #[error(
+        "{repo}: its files were taken as they were found{}, and they are not in this store (manifest {manifest})",
+        from.as_ref().map(|from| format!(" in {}", from.display())).unwrap_or_default()
+    )]
+    TreeMissing {
+        /// The repository beside them.
+        repo: String,
+        /// They.
+        manifest: ManifestId,
+        /// Where they were found.
+        from: Option<PathBuf>,
     },
 
     /// The server has no such file.

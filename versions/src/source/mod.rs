@@ -5,6 +5,7 @@
 //! that shall outlive it, below `staging/partial`. Sources block their thread, tell what they do by [`SourceEvent`],
 //! and stop when the cancel flag of [`SourceOptions`] is set. They never print.
 
+pub mod archive;
 pub(crate) mod civitai;
 mod digest;
 mod error;
@@ -15,13 +16,14 @@ pub mod http;
 pub(crate) mod hub;
 pub mod local;
 mod redact;
+pub mod registry;
 #[cfg(test)]
 mod test_server;
 
 pub(crate) use self::redact::redact;
 
 pub use self::digest::Expected;
-pub(crate) use self::digest::hex;
+pub(crate) use self::digest::{hex, unhex};
 pub use self::error::SourceError;
 pub use self::event::{EventSink, NetworkLimits, SourceEvent, SourceOptions};
 pub(crate) use self::hosts::Hosts;

@@ -7,7 +7,7 @@ use super::cross;
 use super::entry;
 use super::id::{VersionId, reason_against};
 use super::lock::Lock;
-use super::model::{ReadOptions, Spec};
+use super::model::{Question, ReadOptions, Spec};
 use super::packages;
 use super::reader::{Fields, Findings, describe};
 use super::settings;
@@ -67,6 +67,7 @@ pub(super) fn spec(
         }
     });
     let args = strings(&mut fields, "args", "an argument of ComfyUI, in quotes", findings);
+    let questions = questions(&mut fields, findings);
     let lock = fields.get("lock").and_then(|value| Lock::read(value, findings));
     fields.finish(findings);
     if !findings.problems.is_empty() {
@@ -86,6 +87,7 @@ pub(super) fn spec(
         workflow,
         args,
         directories,
+        questions,
         lock,
     })
 }
@@ -165,6 +167,20 @@ fn env(fields: &mut Fields<'_>, findings: &mut Findings) -> Vec<(String, String)
                 findings.problem(place, describe(value), format!("a string: \"{value}\""));
             }
             other => findings.problem(place, describe(other), "a string"),
+        }
+    }
+    taken
+}
+
+/// Reads `questions`: each is a text, or an object with one under `question` and whatever else was known.
+fn questions(fields: &mut Fields<'_>, findings: &mut Findings) -> Vec<Question> {
+    let items = fields.list("questions", "a list of questions", findings);
+    let mut taken = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let place = format!("questions[{index}]");
+        match item.get("question").unwrap_or(item) {
+            Value::String(text) => taken.push(Question { place, question: text.clone() }),
+            other => findings.problem(place, describe(other), "a text, or an object with `question`"),
         }
     }
     taken

@@ -19,7 +19,13 @@ pub(super) fn nodes(nodes: &[NodeSpec], findings: &mut Findings) {
             continue;
         }
         seen.insert(&node.path, node);
-        if node.path.parent().is_none_or(|parent| parent.as_bytes() != b"custom_nodes") {
+        // Loose files of `custom_nodes` lie there, and what is switched off is meant not to be loaded.
+        let loose = node.tree.is_some() && node.path.as_bytes() == b"custom_nodes";
+        let parent = node.path.parent();
+        let looked_at = parent
+            .as_ref()
+            .is_some_and(|parent| matches!(parent.as_bytes(), b"custom_nodes" | b"custom_nodes/.disabled"));
+        if !looked_at && !loose {
             findings
                 .warnings
                 .push(Warning::NodeNotLoaded { place: node.place.clone(), target: node.path.to_string() });

@@ -99,6 +99,16 @@ impl SpecDocument {
         Self::parse(text::render_new(&root), origin, Some(&new.version_id), new.options)
     }
 
+    /// A new document of this JSON tree, in the order of its keys.
+    pub fn from_root(
+        root: Map<String, Value>,
+        origin: Origin,
+        id: &VersionId,
+        options: ReadOptions,
+    ) -> Result<Self, SpecError> {
+        Self::parse(text::render_new(&root), origin, Some(id), options)
+    }
+
     /// What it says.
     pub fn spec(&self) -> &Spec {
         &self.spec

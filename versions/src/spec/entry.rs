@@ -1,10 +1,12 @@
 //! One repository, node or model of a spec or of a list.
 
-use cvs_store::RelPath;
+use std::path::PathBuf;
+
+use cvs_store::{ManifestId, RelPath};
 use serde_json::Value;
 
 use super::checksum::Checksum;
-use super::model::{ComfySpec, MirrorSpec, ModelSpec, NodeSpec};
+use super::model::{ComfySpec, MirrorSpec, ModelSpec, NodeSpec, TreeSpec};
 use super::reader::{Fields, Findings, describe};
 use super::repo::{self, RepoUrl, Revision};
 use super::source::{self, ModelSource};
@@ -16,8 +18,36 @@ pub(super) fn comfy(value: &Value, place: String, findings: &mut Findings) -> Op
     let mut fields = Fields::of(value, place, findings)?;
     let repo = repository(&mut fields, findings);
     let revision = revision(&mut fields, findings);
+    let tree = tree(&mut fields, findings);
+    if let Some(id) = repo.as_ref().and_then(RepoUrl::registry_id) {
+        findings.problem(
+            fields.at("repo"),
+            format!("\"registry:{id}\", a node"),
+            "the repository of ComfyUI",
+        );
+    }
     fields.finish(findings);
-    Some(ComfySpec { repo: repo?, revision: revision? })
+    Some(ComfySpec { repo: repo?, revision: revision?, tree: tree? })
+}
+
+/// Reads `tree` of a repository: none inside when there is none, none outside when it is wrong.
+fn tree(fields: &mut Fields<'_>, findings: &mut Findings) -> Option<Option<TreeSpec>> {
+    let Some(value) = fields.get("tree") else { return Some(None) };
+    let mut tree = Fields::of(value, fields.at("tree"), findings)?;
+    let expected = "the id of a manifest, 64 digits";
+    let manifest = tree.required_text("manifest", expected, findings).and_then(|text| {
+        let id = text.parse::<ManifestId>();
+        id.map_err(|_| findings.problem(tree.at("manifest"), format!("{text:?}"), expected)).ok()
+    });
+    let from = tree.text("from", "the absolute path of a directory", findings).map(PathBuf::from);
+    if let Some(path) = from.as_ref().filter(|path| !path.is_absolute()) {
+        findings.problem(tree.at("from"), format!("{path:?}"), "the absolute path of a directory");
+    }
+    // What cvs noted for people.
+    tree.list("changes", "a list of what differs from the commit", findings);
+    tree.get("unpublished");
+    tree.finish(findings);
+    Some(Some(TreeSpec { manifest: manifest?, from }))
 }
 
 /// Reads one item of `custom_nodes`.
@@ -25,6 +55,7 @@ pub(super) fn node(value: &Value, place: String, findings: &mut Findings) -> Opt
     let mut fields = Fields::of(value, place.clone(), findings)?;
     let repo = repository(&mut fields, findings);
     let revision = revision(&mut fields, findings);
+    let tree = tree(&mut fields, findings);
     let name = fields.text("name", "the name of the node", findings);
     let target = fields.text("target_dir", target::EXPECTED, findings);
     let install_requirements = fields.flag("install_requirements", true, findings);
@@ -69,6 +100,7 @@ pub(super) fn node(value: &Value, place: String, findings: &mut Findings) -> Opt
         name,
         repo: repo?,
         revision: revision?,
+        tree: tree?,
         path: path?,
         install_requirements,
         run_install,

@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! lock.format           2; a new kind of reference raises it, so that an older cvs refuses rather than collects
-//! lock.comfy            {repo, requested?, commit, manifest?}
-//! lock.custom_nodes[]   {name, path, repo, requested?, commit, manifest?, installed?}   in the order of the spec
+//! lock.comfy            {repo, requested?, commit?, tree?, manifest?}
+//! lock.custom_nodes[]   {name, path, repo, requested?, commit?, version?, archive?, tree?, manifest?, installed?}
+//!                       in the order of the spec
 //! lock.models[]         {path, source, revision?, size, sha256, blake3, md5?, etag?}    in the order of the spec
 //! lock.models_manifest  the manifest of all models, grafted at the root
 //! lock.python           the Python environment, see `locked_python`; absent under `options.skip_python`
@@ -21,6 +22,7 @@ use serde_json::{Map, Value};
 
 use super::checksum::{hex, to_hex};
 use super::locked_python::LockedPython;
+use super::model::TreeSpec;
 use super::reader::Findings;
 
 /// The format of the lock that this program writes. It also reads 1, which had no `python`.
@@ -55,22 +57,54 @@ pub struct Lock {
 }
 
 /// A repository at one commit.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LockedRepo {
     /// The address as the spec has it.
     pub repo: String,
     /// The ref or commit as the spec has it; none for the remote's HEAD.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requested: Option<String>,
-    /// The commit, 40 lower-case digits.
-    #[serde(deserialize_with = "commit_id")]
-    pub commit: String,
+    /// The commit, 40 lower-case digits. None of what has no commit: a version of the Registry, or files that were
+    /// found without a repository.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "commit_id")]
+    pub commit: Option<String>,
+    /// The version, of a node of the Registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What that version was unpacked from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<LockedArchive>,
+    /// The files that are taken in place of the commit's, as the spec has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<TreeSpec>,
     /// Its content; none while it is pinned, but not fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<ManifestId>,
     /// Keys that this program does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// An archive of the Registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockedArchive {
+    /// Where it was.
+    pub url: String,
+    /// Its SHA-256, as it was when it was first fetched: the Registry tells none.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_digits")]
+    pub sha256: Option<[u8; 32]>,
+}
+
+impl LockedRepo {
+    /// What it is pinned to, in a word: the commit, the version, or the files that were found.
+    pub fn pin(&self) -> String {
+        match (&self.commit, &self.version, &self.tree) {
+            (Some(commit), _, _) => commit.clone(),
+            (None, Some(version), _) => version.clone(),
+            (None, None, Some(tree)) => tree.manifest.to_string(),
+            (None, None, None) => String::new(),
+        }
+    }
 }
 
 /// A node at one commit, and where it lies.
@@ -192,6 +226,17 @@ impl Lock {
                 return None;
             }
         }
+        // A repository without any pin is no answer to anything.
+        let pinned = |repo: &Value| ["commit", "version", "tree"].iter().any(|key| repo.get(key).is_some());
+        let repos = items(map, "custom_nodes").enumerate();
+        let repos = repos.map(|(index, node)| (format!("lock.custom_nodes[{index}]"), node));
+        for (place, repo) in
+            map.get("comfy").map(|repo| ("lock.comfy".to_owned(), repo)).into_iter().chain(repos)
+        {
+            if repo.is_object() && !pinned(repo) {
+                findings.problem(place, "a damaged entry (missing field `commit`)", advice);
+            }
+        }
         // Entry by entry first, only to name the place: serde alone would say "a string" of a file of 100 models.
         if let Some(comfy) = map.get("comfy") {
             entry::<LockedRepo>(comfy, "lock.comfy".to_owned(), findings);
@@ -227,10 +272,10 @@ fn entry<T: DeserializeOwned>(value: &Value, place: String, findings: &mut Findi
     }
 }
 
-fn commit_id<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let text = String::deserialize(deserializer)?;
+fn commit_id<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
     let fits = text.len() == 40 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if fits { Ok(text) } else { Err(serde::de::Error::custom(format!("{text:?} is not a commit id"))) }
+    if fits { Ok(Some(text)) } else { Err(serde::de::Error::custom(format!("{text:?} is not a commit id"))) }
 }
 
 /// Paths come from UTF-8 specs, so the text holds them whole.

@@ -36,10 +36,13 @@ pub use directory::{SpecRoot, VERSIONS_DIR_VAR, VersionsDir};
 pub use document::{NewSpec, SpecDocument};
 pub use edit::{Edit, List};
 pub use id::{VERSION_ID_MAX, VersionId};
-pub use lock::{Installed, LOCK_FORMAT, Lock, LockedModel, LockedNode, LockedRepo};
+pub use lock::{Installed, LOCK_FORMAT, Lock, LockedArchive, LockedModel, LockedNode, LockedRepo};
 pub(crate) use locked_python::{CORE, sources};
 pub use locked_python::{LockedPython, LockedSource, PythonRequest};
-pub use model::{ComfySpec, DirectoriesSpec, MirrorSpec, ModelSpec, NodeSpec, PythonSpec, ReadOptions, Spec};
+pub use model::{
+    ComfySpec, DirectoriesSpec, MirrorSpec, ModelSpec, NodeSpec, PythonSpec, Question, ReadOptions, Spec,
+    TreeSpec,
+};
 pub use repo::{RepoUrl, Revision, split_ref};
 pub(crate) use source::public_text;
 pub use source::{BucketFile, CivitaiFile, HubFile, HubKind, ModelSource};

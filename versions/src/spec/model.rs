@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cvs_store::RelPath;
+use cvs_store::{ManifestId, RelPath};
 use serde_json::Value;
 
 use super::checksum::Checksum;
@@ -40,6 +40,8 @@ pub struct Spec {
     pub args: Vec<String>,
     /// Directories outside the view that ComfyUI reads and writes in place of its own.
     pub directories: DirectoriesSpec,
+    /// What somebody has to answer before the version is what it was meant to be.
+    pub questions: Vec<Question>,
     /// What it resolved to when it was last locked.
     pub lock: Option<Lock>,
 }
@@ -81,6 +83,15 @@ pub struct DirectoriesSpec {
     pub temp: Option<PathBuf>,
 }
 
+/// Something that an import could not find out, and did not guess.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Question {
+    /// Its place in the document, as `questions[3]`.
+    pub place: String,
+    /// What is asked.
+    pub question: String,
+}
+
 /// The core's repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ComfySpec {
@@ -88,6 +99,18 @@ pub struct ComfySpec {
     pub repo: RepoUrl,
     /// Which commit: `commit`, else `ref`, else the remote's HEAD.
     pub revision: Revision,
+    /// What is taken instead of that commit's files, if anything.
+    pub tree: Option<TreeSpec>,
+}
+
+/// Files as they were found on some machine, which no commit has: what is taken in place of a repository's own.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TreeSpec {
+    /// They, in the store of that machine.
+    pub manifest: ManifestId,
+    /// The directory that they were found in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
 }
 
 /// One custom node.
@@ -99,8 +122,10 @@ pub struct NodeSpec {
     pub name: String,
     /// Where it is.
     pub repo: RepoUrl,
-    /// Which commit: `commit`, else `ref`, else the remote's HEAD.
+    /// Which commit: `commit`, else `ref`, else the remote's HEAD. Of a node of the Registry, its version.
     pub revision: Revision,
+    /// What is taken instead of that commit's files, if anything.
+    pub tree: Option<TreeSpec>,
     /// Its directory in the view: `target_dir`, else `custom_nodes/NAME`.
     pub path: RelPath,
     /// Whether its requirements go into the Python environment; true unless it says otherwise.

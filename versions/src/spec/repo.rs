@@ -1,15 +1,19 @@
 //! Git repositories as a person writes them: the URL forms that are read, `REPO@REF`, and what a revision may be.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
 use percent_encoding::percent_decode_str;
 
 /// The forms of a repository, for errors.
-pub(super) const EXPECTED: &str =
-    "`https://…`, `http://…`, `ssh://…`, `git@host:path`, `git://…`, `file://…` or an absolute path";
+pub(super) const EXPECTED: &str = "`https://…`, `http://…`, `ssh://…`, `git@host:path`, `git://…`, `file://…`, `OWNER/REPO`, `registry:ID` or an \
+     absolute path";
 
-/// A checked repository address, as it was written.
+/// How a node of the Comfy Registry is written.
+const REGISTRY: &str = "registry:";
+
+/// A checked repository address, or the id of a node in the Comfy Registry, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RepoUrl(String);
 
@@ -51,18 +55,30 @@ impl RepoUrl {
             }
             return Ok(Self(text.to_owned()));
         }
-        if scp_path(text).is_some() {
+        if let Some(id) = text.strip_prefix(REGISTRY) {
+            let fit = is_plain(id) && id.len() <= 100;
+            return match fit {
+                true => Ok(Self(text.to_owned())),
+                false => fail("`registry:ID`, the id of a node in the Comfy Registry".to_owned()),
+            };
+        }
+        if scp_path(text).is_some() || shorthand(text).is_some() {
             return Ok(Self(text.to_owned()));
         }
-        let shorthand =
-            text.split('/').count() == 2 && !text.starts_with('.') && !text.contains(char::is_whitespace);
-        if shorthand {
-            return fail(format!(
-                "a whole address such as `https://github.com/{text}` (OWNER/REPO alone is not read), \
-                 or an absolute path for a local repository"
-            ));
-        }
         fail(EXPECTED.to_owned())
+    }
+
+    /// What git is given: `OWNER/REPO` is a repository of GitHub.
+    pub fn address(&self) -> Cow<'_, str> {
+        match shorthand(&self.0) {
+            Some((owner, name)) => Cow::Owned(format!("https://github.com/{owner}/{name}")),
+            None => Cow::Borrowed(&self.0),
+        }
+    }
+
+    /// The id, for a node of the Comfy Registry.
+    pub fn registry_id(&self) -> Option<&str> {
+        self.0.strip_prefix(REGISTRY)
     }
 
     /// The text as it was written.
@@ -106,6 +122,17 @@ impl fmt::Display for RepoUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// A name of the Registry or of GitHub: letters, digits, `.`, `_` and `-`, beginning with a letter, digit or `_`.
+fn is_plain(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// The parts of `OWNER/REPO`.
+fn shorthand(text: &str) -> Option<(&str, &str)> {
+    text.split_once('/').filter(|(owner, name)| is_plain(owner) && is_plain(name))
 }
 
 /// The path of `user@host:path` (or `host.tld:path`), if `text` is such an address.
@@ -180,6 +207,14 @@ impl Revision {
         Ok(Self::Name(text.to_owned()))
     }
 
+    /// The commit, where it is one.
+    pub fn commit(&self) -> Option<&str> {
+        match self {
+            Self::Commit(commit) => Some(commit),
+            Self::Head | Self::Name(_) => None,
+        }
+    }
+
     /// As it stands in the lock: `None` for HEAD.
     pub fn requested(&self) -> Option<&str> {
         match self {
@@ -213,6 +248,8 @@ mod tests {
             ("file:///srv/r", "r"),
             ("/srv/r/.git", "r"),
             ("/srv/a%20b", "a%20b"),
+            ("owner/Node.git", "Node"),
+            ("registry:comfyui-kjnodes", "comfyui-kjnodes"),
         ] {
             let repo = RepoUrl::parse(text).unwrap();
             assert_eq!((repo.as_str(), repo.base_name().as_str()), (text, name));
@@ -221,6 +258,10 @@ mod tests {
         assert_eq!(local("file:///a%20b"), Some("/a b".into()));
         assert_eq!(local("/a%20b"), Some("/a%20b".into()));
         assert_eq!(local("https://h/a"), None);
+        let address = |text: &str| RepoUrl::parse(text).unwrap().address().into_owned();
+        assert_eq!(address("owner/Node"), "https://github.com/owner/Node");
+        assert_eq!(address("https://h/o/r"), "https://h/o/r");
+        assert_eq!(RepoUrl::parse("registry:a-b").unwrap().registry_id(), Some("a-b"));
     }
 
     #[test]
@@ -231,6 +272,9 @@ mod tests {
             "x",
             "./r",
             "../r",
+            "o/r@main",
+            "o/r/x",
+            "-o/r",
             "https://",
             "https://host",
             "https:///x",
@@ -248,11 +292,8 @@ mod tests {
             assert_eq!(RepoUrl::parse(bad), Err((format!("{bad:?}"), EXPECTED.to_owned())));
         }
         let expected = |text| RepoUrl::parse(text).unwrap_err().1;
-        assert_eq!(
-            expected("o/r"),
-            "a whole address such as `https://github.com/o/r` (OWNER/REPO alone is not read), or an absolute path \
-             for a local repository"
-        );
+        assert_eq!(expected("registry:"), "`registry:ID`, the id of a node in the Comfy Registry");
+        assert_eq!(expected("registry:a/b"), "`registry:ID`, the id of a node in the Comfy Registry");
         assert_eq!(expected("git+https://h/x"), "the same without `git+`: `https://h/x`");
         assert_eq!(
             expected("https://github.com/o/r/tree/dev"),

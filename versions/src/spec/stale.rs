@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use cvs_store::ManifestId;
+
 use super::checksum::Checksum;
 use super::lock::{Lock, LockedModel, LockedNode, LockedRepo};
 use super::model::{ComfySpec, ModelSpec, NodeSpec, Spec};
@@ -131,7 +133,7 @@ impl Lock {
     pub fn stale(&self, spec: &Spec) -> Vec<StalePart> {
         let mut stale = Vec::new();
         let mut add = |part: Part, reason: StaleReason| stale.push(StalePart { part, reason });
-        if let Some(reason) = repo_reason(&self.comfy, &spec.comfy.repo, &spec.comfy.revision) {
+        if let Some(reason) = repo_reason(&self.comfy, &Asked::of_core(&spec.comfy)) {
             add(Part::Comfy, reason);
         }
         for node in &spec.custom_nodes {
@@ -183,12 +185,12 @@ impl Lock {
 
     /// The entry that answers the core's request, if the edit left it alone.
     pub fn reusable_comfy(&self, comfy: &ComfySpec) -> Option<&LockedRepo> {
-        answers(&self.comfy, &comfy.repo, &comfy.revision).then_some(&self.comfy)
+        answers(&self.comfy, &Asked::of_core(comfy)).then_some(&self.comfy)
     }
 
     /// An entry that answers the node's request, at its own path or at another.
     pub fn reusable_node(&self, node: &NodeSpec) -> Option<&LockedNode> {
-        let fits = |locked: &&LockedNode| answers(&locked.locked, &node.repo, &node.revision);
+        let fits = |locked: &&LockedNode| answers(&locked.locked, &Asked::of_node(node));
         let mut fitting = self.custom_nodes.iter().filter(fits);
         let first = fitting.clone().next();
         fitting.find(|locked| locked.path == node.path).or(first)
@@ -212,7 +214,7 @@ impl Lock {
         };
         let renamed =
             || (locked.name != node.name).then(|| StaleReason::Renamed { from: locked.name.clone() });
-        repo_reason(&locked.locked, &node.repo, &node.revision).or_else(renamed).or({
+        repo_reason(&locked.locked, &Asked::of_node(node)).or_else(renamed).or({
             match (node.run_install, &locked.installed) {
                 (true, None) => Some(StaleReason::NotInstalled),
                 (false, Some(_)) => Some(StaleReason::Installed),
@@ -236,11 +238,41 @@ impl Lock {
     }
 }
 
-fn answers(locked: &LockedRepo, repo: &RepoUrl, revision: &Revision) -> bool {
-    locked.repo == repo.as_str() && locked.requested.as_deref() == revision.requested()
+/// What the spec asks of a repository.
+struct Asked<'a> {
+    repo: &'a RepoUrl,
+    revision: &'a Revision,
+    tree: Option<ManifestId>,
 }
 
-fn repo_reason(locked: &LockedRepo, repo: &RepoUrl, revision: &Revision) -> Option<StaleReason> {
+impl<'a> Asked<'a> {
+    fn of_core(ComfySpec { repo, revision, tree }: &'a ComfySpec) -> Self {
+        Self { repo, revision, tree: tree.as_ref().map(|tree| tree.manifest) }
+    }
+
+    fn of_node(NodeSpec { repo, revision, tree, .. }: &'a NodeSpec) -> Self {
+        Self { repo, revision, tree: tree.as_ref().map(|tree| tree.manifest) }
+    }
+}
+
+fn answers(locked: &LockedRepo, asked: &Asked<'_>) -> bool {
+    locked.repo == asked.repo.as_str()
+        && locked.requested.as_deref() == asked.revision.requested()
+        && tree_of(locked) == asked.tree
+}
+
+fn tree_of(locked: &LockedRepo) -> Option<ManifestId> {
+    locked.tree.as_ref().map(|tree| tree.manifest)
+}
+
+fn repo_reason(locked: &LockedRepo, asked: &Asked<'_>) -> Option<StaleReason> {
+    let Asked { repo, revision, tree } = asked;
+    if tree_of(locked) != *tree {
+        let text = |tree: &Option<ManifestId>| {
+            tree.map_or("its commit".to_owned(), |tree| format!("files that were found ({tree})"))
+        };
+        return Some(StaleReason::SourceChanged { from: text(&tree_of(locked)), to: text(tree) });
+    }
     if locked.repo != repo.as_str() {
         return Some(StaleReason::SourceChanged { from: locked.repo.clone(), to: repo.to_string() });
     }

@@ -5,7 +5,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cvs_store::{ManifestBuilder, StoreError, Transaction};
-use serde_json::Map;
 
 use super::event::{Event, Why};
 use super::fetch::Fetcher;
@@ -15,7 +14,7 @@ use crate::error::{SourceFailure, VersionsError};
 use crate::source::SourceError;
 use crate::spec::{
     Lock, LockedModel, LockedNode, LockedRepo, ModelSource, ModelSpec, Part, RepoUrl, Revision, Spec,
-    StaleReason, VersionId, public_text,
+    StaleReason, TreeSpec, VersionId, public_text,
 };
 
 /// Repositories asked or fetched at once.
@@ -51,6 +50,8 @@ struct RepoTask<'a> {
     place: &'a str,
     repo: &'a RepoUrl,
     revision: &'a Revision,
+    /// What is taken in place of a commit's files.
+    tree: Option<&'a TreeSpec>,
     /// What is known of it so far.
     locked: Option<LockedRepo>,
     /// Where a server is asked for the commit first.
@@ -167,26 +168,48 @@ impl Builder<'_> {
             "comfy",
             &spec.comfy.repo,
             &spec.comfy.revision,
+            spec.comfy.tree.as_ref(),
             self.previous.and_then(|lock| lock.reusable_comfy(&spec.comfy)),
         );
         let nodes = spec.custom_nodes.iter().map(|node| {
             let pin = self.previous.and_then(|lock| lock.reusable_node(node)).map(|node| &node.locked);
-            (Part::Node(node.path.to_string()), node.place.as_str(), &node.repo, &node.revision, pin)
+            (
+                Part::Node(node.path.to_string()),
+                node.place.as_str(),
+                &node.repo,
+                &node.revision,
+                node.tree.as_ref(),
+                pin,
+            )
         });
         let all = std::iter::once(core).chain(nodes).zip(chosen);
-        all.map(|((part, place, repo, revision, pin), chosen)| {
-            let pin = pin.filter(|_| !chosen).cloned();
+        all.map(|((part, place, repo, revision, tree, pin), chosen)| {
+            // Files that were found are what they are: there is nothing newer to be asked for.
+            let chosen = *chosen && tree.is_none();
+            let mut stale = pin.is_none().then(|| Why::Stale(reason(&part)));
+            let pin = match (pin.filter(|_| !chosen), tree) {
+                (None, Some(tree)) => Some(LockedRepo {
+                    repo: repo.to_string(),
+                    requested: revision.requested().map(str::to_owned),
+                    commit: revision.commit().map(str::to_owned),
+                    tree: Some(tree.clone()),
+                    manifest: Some(tree.manifest),
+                    ..LockedRepo::default()
+                }),
+                (pin, _) => pin.cloned(),
+            };
             let why = match &pin {
-                _ if *chosen => Some(Why::Asked),
-                None => Some(Why::Stale(reason(&part))),
+                _ if chosen => Some(Why::Asked),
+                None => stale.take(),
                 Some(LockedRepo { manifest: None, .. }) => Some(Why::Stale(StaleReason::NotFetched)),
                 Some(LockedRepo { manifest: Some(manifest), .. }) => {
                     let here = self.fetcher.transaction.has_manifest(manifest);
-                    (!here.map_err(self.store("keep its objects"))?).then_some(Why::NotInStore)
+                    let here = here.map_err(self.store("keep its objects"))?;
+                    stale.take().or((!here).then_some(Why::NotInStore))
                 }
             };
             let reference = revision.requested().map(str::to_owned);
-            Ok(RepoTask { part, place, repo, revision, locked: pin, reference, why })
+            Ok(RepoTask { part, place, repo, revision, tree, locked: pin, reference, why })
         })
         .collect()
     }
@@ -222,21 +245,15 @@ impl Builder<'_> {
             if let Some(why) = &task.why {
                 (self.fetcher.events)(Event::Resolving { part: &task.part, why });
             }
-            self.fetcher.resolve(&task.part, task.repo.as_str(), task.revision.requested())
+            self.fetcher.pin(&task.part, task.repo, task.revision)
         });
         let mut failures = Vec::new();
         let open = repos.iter_mut().filter(|task| task.locked.is_none());
         for (task, found) in open.zip(found) {
             match found {
-                Ok(resolved) => {
-                    task.reference = Some(resolved.reference);
-                    task.locked = Some(LockedRepo {
-                        repo: task.repo.to_string(),
-                        requested: task.revision.requested().map(str::to_owned),
-                        commit: resolved.commit,
-                        manifest: None,
-                        extra: Map::new(),
-                    });
+                Ok((locked, reference)) => {
+                    task.reference = reference;
+                    task.locked = Some(locked);
                 }
                 Err(error) => failures.push(self.failed(task.place.to_owned(), &task.part, error)),
             }
@@ -265,9 +282,9 @@ impl Builder<'_> {
             });
             let repos = jobs::run(&open_repos, REPOSITORIES, |task| {
                 let why = task.why.as_ref().unwrap_or(&Why::NotInStore);
-                let commit = task.locked.as_ref().map(|locked| locked.commit.as_str()).unwrap_or_default();
-                let (url, reference) = (task.repo.as_str(), task.reference.as_deref());
-                self.unless_stopped(|| fetcher.commit(&task.part, why, url, commit, reference))
+                let Some(locked) = &task.locked else { return Err(SourceError::Cancelled) };
+                let reference = task.reference.as_deref();
+                self.unless_stopped(|| fetcher.bring_repo(&task.part, why, locked, reference))
                     .inspect_err(&stop_on)
             });
             (repos, models.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -275,13 +292,9 @@ impl Builder<'_> {
         let mut failures = Vec::new();
         let open = repos.iter_mut().filter(|task| task.why.is_some());
         for (task, brought) in open.zip(brought_repos) {
-            match (brought, &mut task.locked) {
-                (Ok((commit, manifest)), Some(locked)) => {
-                    locked.commit = commit;
-                    locked.manifest = Some(manifest);
-                }
-                (Ok(_), None) => {}
-                (Err(error), _) => failures.push(self.failed(task.place.to_owned(), &task.part, error)),
+            match brought {
+                Ok(locked) => task.locked = Some(locked),
+                Err(error) => failures.push(self.failed(task.place.to_owned(), &task.part, error)),
             }
         }
         let open = models.iter_mut().filter(|task| task.why.is_some());
@@ -336,16 +349,16 @@ impl Builder<'_> {
         let mut repos = repos.into_iter().filter_map(|task| {
             let mut locked = task.locked?;
             // What is pinned, not here, and not to be brought has no content for now.
-            if !fetch && task.why.is_some() {
+            if !fetch && task.why.is_some() && task.tree.is_none() {
                 locked.manifest = None;
             }
             Some(locked)
         });
         let Some(core) = repos.next() else { return Err(VersionsError::Cancelled) };
-        complete &= core.manifest.is_some();
+        complete &= core.manifest.is_some() && (fetch || core.tree.is_none());
         let mut lock = Lock::new(core);
         for (node, locked) in self.spec.custom_nodes.iter().zip(repos) {
-            complete &= locked.manifest.is_some();
+            complete &= locked.manifest.is_some() && (fetch || locked.tree.is_none());
             lock.custom_nodes.push(LockedNode {
                 name: node.name.clone(),
                 path: node.path.clone(),

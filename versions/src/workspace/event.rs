@@ -101,6 +101,18 @@ pub enum Event<'a> {
         /// Bytes.
         bytes: u64,
     },
+    /// An install is being imported: its models are taken in.
+    Importing {
+        /// Files.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// So many more bytes of them are read.
+    Imported {
+        /// Bytes.
+        bytes: u64,
+    },
     /// A version is being realized: this much is to be written.
     Realizing {
         /// Files.

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cvs_store::{BlobId, Intake, ManifestId, Store, StoreError, Transaction};
+use cvs_store::{BlobId, Intake, Store, StoreError, Transaction};
 use md5::Md5;
 use sha2::{Digest, Sha256};
 use url::Url;
@@ -11,7 +11,7 @@ use url::Url;
 use super::event::{Event, Events, Why};
 use crate::source::http::{FetchedFile, HttpRequest};
 use crate::source::{
-    Expected, Hosts, NetworkLimits, SourceError, SourceEvent, SourceOptions, civitai, git, http, hub, local,
+    Expected, Hosts, NetworkLimits, SourceError, SourceEvent, SourceOptions, civitai, http, hub, local,
 };
 use crate::spec::{Checksum, HubFile, LockedModel, ModelSource, ModelSpec, Part, public_text};
 
@@ -31,39 +31,11 @@ pub(super) struct Fetcher<'a> {
 }
 
 impl Fetcher<'_> {
-    fn with_options<R>(&self, part: &Part, work: impl FnOnce(&SourceOptions<'_>) -> R) -> R {
+    pub(super) fn with_options<R>(&self, part: &Part, work: impl FnOnce(&SourceOptions<'_>) -> R) -> R {
         let events = |event: SourceEvent<'_>| (self.events)(Event::Source { part, event });
         let options =
             SourceOptions { events: &events, cancel: self.stop, limits: self.limits, offline: self.offline };
         work(&options)
-    }
-
-    /// The commit that `reference` names in the repository at `url` now, and its full name.
-    pub(super) fn resolve(
-        &self,
-        part: &Part,
-        url: &str,
-        reference: Option<&str>,
-    ) -> Result<git::ResolvedCommit, SourceError> {
-        let scratch = self.transaction.scratch_dir()?;
-        self.with_options(part, |options| git::resolve(url, reference, &scratch, options))
-    }
-
-    /// The content of a commit.
-    pub(super) fn commit(
-        &self,
-        part: &Part,
-        why: &Why,
-        url: &str,
-        commit: &str,
-        reference: Option<&str>,
-    ) -> Result<(String, ManifestId), SourceError> {
-        (self.events)(Event::Fetching { part, why });
-        let ingest = self
-            .with_options(part, |options| git::ingest(self.transaction, url, commit, reference, options))?;
-        let (files, reused) = (ingest.stats.files, ingest.stats.cached);
-        (self.events)(Event::Fetched { part, files, reused });
-        Ok((ingest.commit, ingest.manifest))
     }
 
     /// The content of a model: that of `pin`, if there is one, else what its source has.

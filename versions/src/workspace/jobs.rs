@@ -12,7 +12,7 @@ const TICK: Duration = Duration::from_millis(50);
 const PROMPT: Duration = Duration::from_secs(1);
 
 /// Runs `job` on every item, on so many threads; the results stand in the order of the items.
-pub(super) fn run<T: Sync, R: Send>(items: &[T], workers: usize, job: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(crate) fn run<T: Sync, R: Send>(items: &[T], workers: usize, job: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::with_capacity(items.len()));
     std::thread::scope(|scope| {

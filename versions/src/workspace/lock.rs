@@ -21,7 +21,15 @@ impl Workspace {
     /// [`SpecError::Exists`] when there is a version of this name, unless it is to be replaced. Nothing is published
     /// then, nor after any other error.
     pub fn create(&self, new: NewSpec, options: &CreateOptions<'_>) -> Result<CreateReport, VersionsError> {
-        let mut document = SpecDocument::build(new)?;
+        self.create_document(SpecDocument::build(new)?, options)
+    }
+
+    /// As [`Self::create`], of a document that was made otherwise.
+    pub fn create_document(
+        &self,
+        mut document: SpecDocument,
+        options: &CreateOptions<'_>,
+    ) -> Result<CreateReport, VersionsError> {
         let id = document.spec().version_id.clone();
         let path = self.versions().file_of(&id);
         // Told before anything is downloaded; what appears meanwhile, the publishing finds.
@@ -294,11 +302,11 @@ fn differences(before: Option<&Lock>, after: &Lock) -> Vec<StalePart> {
         |id: &Option<cvs_store::ManifestId>| id.map_or("nothing".to_owned(), |id| format!("manifest {id}"));
     let mut stale = Vec::new();
     let mut compare = |part: Part, before: &crate::spec::LockedRepo, after: &crate::spec::LockedRepo| {
-        if (&before.commit, before.manifest) != (&after.commit, after.manifest) {
+        if (before.pin(), before.manifest) != (after.pin(), after.manifest) {
             let (from, to) = (text(&before.manifest), text(&after.manifest));
             let reason = StaleReason::SourceChanged {
-                from: format!("{} at {}", from, before.commit),
-                to: format!("{} at {}", to, after.commit),
+                from: format!("{} at {}", from, before.pin()),
+                to: format!("{} at {}", to, after.pin()),
             };
             stale.push(StalePart { part, reason });
         }

@@ -10,11 +10,12 @@ mod environment;
 mod event;
 mod fetch;
 mod install;
-mod jobs;
+pub(crate) mod jobs;
 mod lock;
 mod options;
 mod refill;
 mod repair;
+mod repos;
 mod validate;
 mod versions;
 

@@ -42,8 +42,12 @@ impl Workspace {
         let repos = locks.iter().flat_map(|lock| {
             std::iter::once(&lock.comfy).chain(lock.custom_nodes.iter().map(|node| &node.locked))
         });
-        let commits =
-            agreed(repos.filter_map(|LockedRepo { commit, manifest, .. }| Some((commit, (*manifest)?))));
+        let commits = agreed(repos.filter(|repo| repo.tree.is_none()).filter_map(
+            |LockedRepo { commit, manifest, .. }| {
+                // Files that were found beside a commit are not that commit's.
+                Some((commit.as_ref()?, (*manifest)?))
+            },
+        ));
         let models = agreed(
             locks
                 .iter()

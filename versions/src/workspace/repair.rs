@@ -235,13 +235,11 @@ fn fetch_repo(
     if fetcher.transaction.has_manifest(wanted)? {
         return Ok(());
     }
-    let (repo, reference) = (&locked.repo, locked.requested.as_deref());
-    let (_, found) = fetcher.commit(part, &Why::NotInStore, repo, &locked.commit, reference)?;
-    if found == *wanted {
-        return Ok(());
-    }
+    let brought = fetcher.bring_repo(part, &Why::NotInStore, locked, locked.requested.as_deref())?;
+    let Some(found) = brought.manifest.filter(|found| found != wanted) else { return Ok(()) };
+    let what = if locked.commit.is_some() { "commit" } else { "version" };
     Err(SourceError::Checksum {
-        subject: format!("commit {}", locked.commit),
+        subject: format!("{what} {}", locked.pin()),
         algorithm: "manifest",
         expected: wanted.to_string(),
         found: found.to_string(),

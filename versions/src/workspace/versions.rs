@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{Workspace, store_error};
 use crate::error::{MountRef, SpecError, VersionsError};
 use crate::realize::RemoveReport;
-use crate::spec::{Lock, RepoUrl, Revision, Spec, StaleReason, VersionId};
+use crate::spec::{Lock, LockedRepo, RepoUrl, Revision, Spec, StaleReason, VersionId};
 
 /// Prefix of an overlay that is being removed; no version name begins so.
 const GONE: &str = ".gone-";
@@ -44,8 +44,10 @@ pub struct CommitRef {
     pub repo: String,
     /// What is asked for: a branch, a tag, a commit, `HEAD`.
     pub revision: String,
-    /// The pin, as far as it answers that.
+    /// The pin, as far as it answers that: a commit, a version of the Registry, or the manifest of files that were found.
     pub commit: Option<String>,
+    /// True when not the files of that commit are taken, but those that were found on some machine.
+    pub as_found: bool,
 }
 
 /// A node, for a list.
@@ -143,25 +145,23 @@ impl Workspace {
     /// One version, as in the list.
     pub fn summary(&self, spec: &Spec) -> Result<VersionSummary, VersionsError> {
         let lock = spec.lock.as_ref();
-        let commit_ref = |repo: &RepoUrl, revision: &Revision, commit: Option<&String>| CommitRef {
-            repo: repo.to_string(),
-            revision: revision.to_string(),
-            commit: commit.cloned(),
+        let commit_ref = |repo: &RepoUrl, revision: &Revision, as_found: bool, commit: Option<String>| {
+            CommitRef { repo: repo.to_string(), revision: revision.to_string(), commit, as_found }
         };
-        let core = lock.and_then(|lock| lock.reusable_comfy(&spec.comfy)).map(|locked| &locked.commit);
+        let core = lock.and_then(|lock| lock.reusable_comfy(&spec.comfy)).map(LockedRepo::pin);
         let nodes = spec.custom_nodes.iter().map(|node| {
-            let commit = lock.and_then(|lock| lock.reusable_node(node)).map(|found| &found.locked.commit);
+            let commit = lock.and_then(|lock| lock.reusable_node(node)).map(|found| found.locked.pin());
             NodeSummary {
                 name: node.name.clone(),
                 path: node.path.to_string(),
-                source: commit_ref(&node.repo, &node.revision, commit),
+                source: commit_ref(&node.repo, &node.revision, node.tree.is_some(), commit),
             }
         });
         let models = spec.wanted_models();
         let sizes = models.iter().filter_map(|model| Some(lock?.reusable_model(model)?.size));
         Ok(VersionSummary {
             id: spec.version_id.to_string(),
-            core: Some(commit_ref(&spec.comfy.repo, &spec.comfy.revision, core)),
+            core: Some(commit_ref(&spec.comfy.repo, &spec.comfy.revision, spec.comfy.tree.is_some(), core)),
             nodes: nodes.collect(),
             models: models.len(),
             model_bytes: sizes.sum(),

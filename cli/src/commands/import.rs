@@ -1,0 +1,252 @@
+//! `cvs import`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use cvs_store::{Intake, View};
+use cvs_versions::import::{
+    EnvironmentChoice, ImportReport, InstallImport, InstallOptions, OverlaySource, Taken,
+};
+use cvs_versions::spec::VersionId;
+use cvs_versions::{CreateOptions, LockOptions};
+use serde_json::json;
+
+use super::shared::{WheelsArgs, locked_line, warn};
+use crate::activity::Activity;
+use crate::context::Context;
+use crate::error::{CliError, Exit};
+use crate::format;
+use crate::mounts::{Fill, Filled, MountedSandbox};
+
+/// Changes and files of one part that are named.
+const NAMED: usize = 8;
+
+/// Make a version of what is there: an install of ComfyUI.
+///
+/// An install is only read. Its core and nodes become the commits that they are at; what no remote has, or was changed,
+/// is taken as it is. Its models enter the store, and its packages are installed by exact version. At the end stands
+/// what became of what, and what was left out. An import that was interrupted goes on when it is run again.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The directory of ComfyUI, or the one that has it as ComfyUI/.
+    source: PathBuf,
+
+    /// The name of the version.
+    #[arg(long = "as", value_name = "ID")]
+    id: VersionId,
+
+    /// What becomes of the Python environment.
+    #[arg(long, value_name = "HOW", default_value = "rebuild")]
+    environment: Environment,
+
+    /// The Python environment, where it is at no usual place (venv, .venv, python_embeded).
+    #[arg(long, value_name = "DIR")]
+    python: Option<PathBuf>,
+
+    /// Another file like extra_model_paths.yaml.
+    #[arg(long, value_name = "FILE")]
+    extra_model_paths_config: Vec<PathBuf>,
+
+    /// Take what is in output/, too; it goes to where the version writes.
+    #[arg(long)]
+    with_outputs: bool,
+
+    /// Take what is in input/, too.
+    #[arg(long)]
+    with_inputs: bool,
+
+    /// Take what is in user/, too: settings, workflows, the database.
+    #[arg(long)]
+    with_user: bool,
+
+    #[command(flatten)]
+    intake: ImportIntake,
+
+    /// Say what would become what, and make no version. Models are not read.
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Replace a version of the same name.
+    #[arg(long)]
+    force: bool,
+
+    /// Use no network: packages come from the cache or from --wheels.
+    #[arg(long)]
+    offline: bool,
+
+    #[command(flatten)]
+    wheels: WheelsArgs,
+}
+
+/// How models enter the store.
+#[derive(Debug, Clone, Copy, Args)]
+#[group(multiple = false)]
+struct ImportIntake {
+    /// Share models with the store by hard links. They become read-only; whoever writes into one all the same (root can)
+    /// damages the stored one.
+    #[arg(long)]
+    hardlink: bool,
+
+    /// Share the blocks of models with the store, and fail where the filesystem cannot. A copy does so by itself where it
+    /// can.
+    #[arg(long)]
+    reflink: bool,
+
+    /// Move models into the store: when the version is there, they go from their old place.
+    #[arg(long = "move")]
+    moved: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Environment {
+    /// Install the same packages, by exact version.
+    Rebuild,
+    /// Make none: whoever starts ComfyUI brings one.
+    Skip,
+}
+
+pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<Exit, CliError> {
+    let workspace = context.workspace()?;
+    let activity = Activity::new(context);
+    let events = |event: cvs_versions::Event<'_>| activity.hear(event);
+    let sandbox = MountedSandbox { store: context.store()?.clone() };
+    let create = CreateOptions {
+        sandbox: Some(&sandbox),
+        replace: args.force,
+        offline: args.offline,
+        wheels: args.wheels.directory(),
+        events: &events,
+        cancel: context.cancel(),
+        ..CreateOptions::default()
+    };
+    let options = InstallOptions {
+        environment: match args.environment {
+            Environment::Rebuild => EnvironmentChoice::Rebuild,
+            Environment::Skip => EnvironmentChoice::Skip,
+        },
+        python: args.python.as_deref(),
+        extra_model_paths: &args.extra_model_paths_config,
+        intake: match args.intake {
+            ImportIntake { moved: true, .. } => Intake::Move,
+            ImportIntake { hardlink: true, .. } => Intake::HardLink,
+            ImportIntake { .. } => Intake::Copy,
+        },
+        reflink: args.intake.reflink,
+        dry_run: args.dry_run,
+        create,
+    };
+    let import = workspace.import_install(&args.id, &args.source, &options)?;
+    drop(activity);
+    let written = match import.created {
+        Some(_) => args.fill(context, &import.written)?,
+        None => BTreeMap::new(),
+    };
+    args.tell(context, &import, &written)?;
+    Ok(Exit::Ok)
+}
+
+impl ImportArgs {
+    fn wants(&self, source: &OverlaySource) -> bool {
+        match source.name {
+            "output" => self.with_outputs,
+            "input" => self.with_inputs,
+            _ => self.with_user,
+        }
+    }
+
+    /// Puts into the overlay what was asked for.
+    fn fill(
+        &self,
+        context: &Context,
+        written: &[OverlaySource],
+    ) -> Result<BTreeMap<&'static str, Filled>, CliError> {
+        let mut filled = BTreeMap::new();
+        if !written.iter().any(|source| self.wants(source)) {
+            return Ok(filled);
+        }
+        let workspace = context.workspace()?;
+        let ready = workspace.ensure(&self.id, &LockOptions { offline: true, ..LockOptions::default() })?;
+        let view: View = ready.view;
+        let overlay = workspace.overlay_dir(&self.id);
+        let fill = Fill::open(workspace.store(), view, &overlay, context.cancel())?;
+        for source in written.iter().filter(|source| self.wants(source)) {
+            let task =
+                context.progress().task(format!("taking in {}", source.name), crate::progress::Unit::Items);
+            filled.insert(source.name, fill.copy(&source.dir, source.name)?);
+            drop(task);
+        }
+        Ok(filled)
+    }
+
+    fn tell(
+        &self,
+        context: &Context,
+        import: &InstallImport,
+        written: &BTreeMap<&'static str, Filled>,
+    ) -> Result<(), CliError> {
+        let output = context.output();
+        let mut report = import.report.clone();
+        for source in import.written.iter().filter(|source| !written.contains_key(source.name)) {
+            let flag = match source.name {
+                "output" => "--with-outputs",
+                "input" => "--with-inputs",
+                _ => "--with-user",
+            };
+            let reason = format!("it was not asked for ({flag})");
+            report.left_out.push(cvs_versions::import::LeftOut { path: source.dir.clone(), reason });
+        }
+        if output.is_json() {
+            return output.json(&json!({ "import": report, "created": import.created, "overlay": written }));
+        }
+        output.text(&text(&report, written))?;
+        match &import.created {
+            Some(created) => {
+                warn(output, &created.lock.warnings);
+                output.note(&format!("imported {}", locked_line(&created.lock)));
+                if let Some(overlay) = created.kept_overlay.as_deref() {
+                    output.warning(&kept(overlay));
+                }
+            }
+            None => output.note("a dry run: there is no version, and no model was read"),
+        }
+        Ok(())
+    }
+}
+
+fn kept(overlay: &Path) -> String {
+    format!("what an earlier version of this name wrote shows in the new one: {}", overlay.display())
+}
+
+/// What became what, and what was left out.
+fn text(report: &ImportReport, written: &BTreeMap<&'static str, Filled>) -> String {
+    let mut text = String::new();
+    for Taken { part, from, how, changes, bytes } in &report.taken {
+        let size = bytes.map(|bytes| format!("{}, ", format::bytes(bytes))).unwrap_or_default();
+        let _ = writeln!(text, "{part}\n    from {from}\n    {size}{how}");
+        for change in changes.iter().take(NAMED) {
+            let _ = writeln!(text, "      {change}");
+        }
+        if changes.len() > NAMED {
+            let _ = writeln!(text, "      and {} more", changes.len() - NAMED);
+        }
+    }
+    for (name, filled) in written {
+        let files = format::counted(filled.files, "file");
+        let _ = writeln!(text, "{name}\n    {files}, {}, into the overlay", format::bytes(filled.bytes));
+    }
+    if !report.left_out.is_empty() {
+        let _ = writeln!(text, "\nleft out");
+    }
+    for left in &report.left_out {
+        let _ = writeln!(text, "    {}: {}", left.path.display(), left.reason);
+    }
+    if !report.questions.is_empty() {
+        let _ = writeln!(text, "\nto be answered");
+    }
+    for question in &report.questions {
+        let _ = writeln!(text, "    {question}");
+    }
+    text
+}

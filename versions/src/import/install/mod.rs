@@ -1,0 +1,515 @@
+//! An existing install of ComfyUI: a directory with `main.py`, its nodes, models and environment. It is only read.
+//!
+//! *What becomes what.* The core and each directory in `custom_nodes` become their published commit where they hold
+//! exactly its files, else what was found, as a manifest that the spec names beside the commit. Every model file becomes
+//! an entry with its checksum; so do files of models' kind and size in the directories of nodes that no commit has. The
+//! environment becomes its exact packages. What programs write (`output`, `input`, `user`) is for the overlay, if asked.
+//!
+//! Everything enters the store before the spec is published, in steps that are committed as they end: an import that
+//! was interrupted finds its models again by device, inode, size and time, and does not read them a second time.
+
+mod ingest;
+mod models;
+mod packages;
+mod repos;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use cvs_store::{Intake, ManifestBuilder, RelPath, StoreError, Transaction};
+use serde_json::{Map, Value, json};
+
+use self::models::{ModelFile, ModelRoot};
+use self::repos::{Found, Repo};
+use super::error::ImportError;
+use super::left_out_of_trees;
+use super::report::{ImportReport, Taken};
+use crate::error::{Origin, VersionsError};
+use crate::source::{NetworkLimits, SourceOptions};
+use crate::spec::{ReadOptions, SpecDocument, VersionId};
+use crate::workspace::{CreateOptions, CreateReport, Event, Events, Workspace};
+
+/// Directories of the core that programs and people fill: only what the core's commit has in them belongs to it.
+const FILLED: [&str; 6] = ["custom_nodes", "input", "models", "output", "temp", "user"];
+/// What model files are called.
+const MODEL_ENDS: [&str; 8] = [".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx"];
+/// From this size on such a file in the directory of a node is a model of its own.
+const MODEL_SIZE: u64 = 10 << 20;
+const EXTRA_PATHS: &str = "extra_model_paths.yaml";
+
+/// What becomes of the environment of an install.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EnvironmentChoice {
+    /// Its packages, by exact version, are installed anew.
+    Rebuild,
+    /// The version has none.
+    Skip,
+}
+
+/// How an install is imported.
+#[derive(Clone, Copy)]
+pub struct InstallOptions<'a> {
+    /// What becomes of the environment.
+    pub environment: EnvironmentChoice,
+    /// Where it is, if not at one of the usual places.
+    pub python: Option<&'a Path>,
+    /// More files like `extra_model_paths.yaml`, as given to `--extra-model-paths-config`.
+    pub extra_model_paths: &'a [PathBuf],
+    /// How models enter the store. The files of core and nodes are copied.
+    pub intake: Intake,
+    /// Fails where models cannot share their blocks with the store.
+    pub reflink: bool,
+    /// Takes nothing in, and only says what would be taken.
+    pub dry_run: bool,
+    /// How the version is made of it.
+    pub create: CreateOptions<'a>,
+}
+
+/// An install that became a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstallImport {
+    /// What was made of what.
+    pub report: ImportReport,
+    /// The version; none when it was only looked at.
+    pub created: Option<CreateReport>,
+    /// What programs wrote, which can go into the overlay.
+    pub written: Vec<OverlaySource>,
+}
+
+/// A directory of an install that programs write to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlaySource {
+    /// Its name: `input`, `output`, `user`.
+    pub name: &'static str,
+    /// Where it is.
+    pub dir: PathBuf,
+}
+
+impl Workspace {
+    /// Makes the version `id` of the install in `dir`. What could not be found out is a question in its spec.
+    ///
+    /// # Errors
+    /// [`ImportError`] for what cannot be read; else those of [`Workspace::create`]. What has entered the store stays
+    /// until the next garbage collection, so that the next attempt begins where this one ended.
+    pub fn import_install(
+        &self,
+        id: &VersionId,
+        dir: &Path,
+        options: &InstallOptions<'_>,
+    ) -> Result<InstallImport, VersionsError> {
+        let path = self.versions().file_of(id);
+        if !options.create.replace && path.symlink_metadata().is_ok() {
+            return Err(crate::SpecError::Exists { id: id.to_string(), path }.into());
+        }
+        let root = find_root(dir)?;
+        let transaction = self.store().begin(&format!("import {id}"))?;
+        let CreateOptions { events, cancel, limits, offline, .. } = options.create;
+        let mut importer = Importer {
+            workspace: self,
+            transaction: &transaction,
+            root: &root,
+            options,
+            events,
+            cancel,
+            limits,
+            offline,
+            report: ImportReport::default(),
+            tracked: BTreeSet::new(),
+        };
+        let spec = importer.run(id)?;
+        let report = importer.report;
+        let written = ["input", "output", "user"].map(|name| OverlaySource { name, dir: root.join(name) });
+        let written = written.into_iter().filter(|source| source.dir.is_dir()).collect();
+        if options.dry_run {
+            return Ok(InstallImport { report, created: None, written });
+        }
+        let origin = Origin::Named(format!("the import of {}", root.display()));
+        let document = SpecDocument::from_root(spec, origin, id, ReadOptions::default())?;
+        let created = self.create_document(document, &options.create)?;
+        for (path, error) in transaction.remove_sources() {
+            events(Event::NotRemoved { path: &path, reason: &error.to_string() });
+        }
+        Ok(InstallImport { report, created: Some(created), written })
+    }
+}
+
+/// The directory of ComfyUI: `dir`, or `ComfyUI/` in it, as in portable packages and comfy-cli's workspaces.
+fn find_root(dir: &Path) -> Result<PathBuf, ImportError> {
+    let dir = fs::canonicalize(dir).map_err(|error| ImportError::io("open", dir, error))?;
+    let mut missing = "main.py";
+    for root in [dir.clone(), dir.join("ComfyUI")] {
+        let lacks =
+            ["main.py", "nodes.py", "folder_paths.py"].into_iter().find(|name| !root.join(name).is_file());
+        match lacks {
+            None => return Ok(root),
+            Some(name) if root == dir => missing = name,
+            Some(_) => {}
+        }
+    }
+    Err(ImportError::NotAnInstall { path: dir, missing })
+}
+
+struct Importer<'a> {
+    workspace: &'a Workspace,
+    transaction: &'a Transaction,
+    root: &'a Path,
+    options: &'a InstallOptions<'a>,
+    events: Events<'a>,
+    cancel: &'a AtomicBool,
+    limits: NetworkLimits,
+    offline: bool,
+    report: ImportReport,
+    /// The files of the core's commit.
+    tracked: BTreeSet<RelPath>,
+}
+
+/// A directory of a node.
+struct NodeDir {
+    found: Found,
+    /// Where it goes in the view.
+    path: RelPath,
+    /// Model files in it that its commit does not have.
+    models: Vec<ModelFile>,
+}
+
+impl Importer<'_> {
+    fn run(&mut self, id: &VersionId) -> Result<Map<String, Value>, ImportError> {
+        let extra = self.extra_paths()?;
+        let mut core =
+            Found { dir: self.root.to_owned(), repo: Repo::of(self.root), commit: None, tree: None };
+        let mut nodes = self.nodes(&extra.nodes)?;
+        self.commits(&mut core, &mut nodes)?;
+
+        // Which files of the directory are the core's, its commit tells.
+        if let Some(commit) = core.commit {
+            self.tracked = repos::paths(&self.manifest(&commit)?);
+        }
+        let environment = packages::find(self.root, self.options.python);
+        core.tree = Some(self.core_tree(environment.as_ref().map(|found| found.root.as_path()))?);
+        for node in &mut nodes {
+            self.node_tree(node)?;
+        }
+        let loose = self.loose_files()?;
+        self.commit()?;
+
+        let mut spec = Map::new();
+        spec.insert("schema_version".to_owned(), 2.into());
+        spec.insert("version_id".to_owned(), id.as_str().into());
+        let comfy = self.entry(&core, "core".to_owned(), FILLED.as_slice())?;
+        spec.insert("comfy".to_owned(), comfy.into());
+        let mut entries = Vec::new();
+        for node in &nodes {
+            entries.push(self.node_entry(node)?);
+        }
+        if let Some((taken, entry)) = loose {
+            self.report.taken.push(taken);
+            entries.push(entry);
+        }
+        spec.insert("custom_nodes".to_owned(), entries.into());
+
+        let mut roots = extra.first;
+        roots.push(ModelRoot { dir: self.root.join("models"), target: name("models") });
+        roots.extend(extra.then);
+        roots.retain(|root| root.dir.is_dir());
+        let mut files = models::collect(&roots, &self.tracked, &mut self.report)?;
+        files.extend(nodes.into_iter().flat_map(|node| node.models));
+        let taken = self.models(&files)?;
+        spec.insert("models".to_owned(), taken.into());
+        self.environment(environment.as_ref(), &mut spec)?;
+        Ok(spec)
+    }
+
+    fn extra_paths(&mut self) -> Result<models::ExtraPaths, ImportError> {
+        let mut all = models::ExtraPaths::default();
+        let own = self.root.join(EXTRA_PATHS);
+        let files =
+            own.is_file().then_some(own).into_iter().chain(self.options.extra_model_paths.iter().cloned());
+        for file in files {
+            let file = std::path::absolute(&file).map_err(|error| ImportError::io("open", &file, error))?;
+            let found = models::extra_paths(&file, &mut self.report)?;
+            self.report.leave_out(
+                file,
+                "it names directories of this machine; what they hold was taken into models/",
+            );
+            all.first.extend(found.first);
+            all.then.extend(found.then);
+            all.nodes.extend(found.nodes);
+        }
+        Ok(all)
+    }
+
+    /// The directories of nodes, in the order of names.
+    fn nodes(&mut self, elsewhere: &[PathBuf]) -> Result<Vec<NodeDir>, ImportError> {
+        let mut nodes: Vec<NodeDir> = Vec::new();
+        let home = name("custom_nodes");
+        let mut places = vec![(self.root.join("custom_nodes"), home.clone())];
+        places.push((self.root.join("custom_nodes/.disabled"), join(&home, ".disabled")?));
+        places.extend(elsewhere.iter().map(|dir| (dir.clone(), home.clone())));
+        for (place, target) in places {
+            let mut entries: Vec<_> = match fs::read_dir(&place) {
+                Ok(entries) => entries.flatten().collect(),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(ImportError::io("list", &place, error)),
+            };
+            entries.sort_by_key(fs::DirEntry::file_name);
+            for entry in entries {
+                let path = entry.path();
+                let file_name = entry.file_name();
+                if !path.is_dir() || matches!(file_name.to_str(), Some(".git" | "__pycache__" | ".disabled"))
+                {
+                    continue;
+                }
+                let Some(file_name) = file_name.to_str() else {
+                    self.report.leave_out(path, "its name is not UTF-8");
+                    continue;
+                };
+                let target = join(&target, file_name)?;
+                if nodes.iter().any(|node| node.path == target) {
+                    self.report.leave_out(path, format!("another directory is {target} already"));
+                    continue;
+                }
+                // Where a link leads, the node is.
+                let dir = fs::canonicalize(&path).map_err(|error| ImportError::io("open", &path, error))?;
+                let found = Found { repo: Repo::of(&dir), dir, commit: None, tree: None };
+                nodes.push(NodeDir { found, path: target, models: Vec::new() });
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// Reads the commits of all repositories, each out of itself.
+    fn commits(&mut self, core: &mut Found, nodes: &mut [NodeDir]) -> Result<(), ImportError> {
+        let options = self.source_options();
+        repos::read_commit(self.transaction, core, &options)?;
+        for node in nodes {
+            repos::read_commit(self.transaction, &mut node.found, &options)?;
+        }
+        self.commit()
+    }
+
+    /// The files of the core, without what was put into its directories.
+    fn core_tree(&mut self, environment: Option<&Path>) -> Result<cvs_store::ManifestId, ImportError> {
+        let (root, tracked) = (self.root, &self.tracked);
+        let home = fs::canonicalize(self.workspace.store().home()).ok();
+        let kept: BTreeSet<RelPath> =
+            tracked.iter().flat_map(|path| std::iter::successors(path.parent(), RelPath::parent)).collect();
+        let own = |path: &RelPath| tracked.contains(path) || kept.contains(path);
+        let is_log = |name: &[u8]| name.ends_with(b".log") || name.windows(5).any(|part| part == b".log.");
+        let exclude = |path: &RelPath| {
+            if left_out_of_trees(path) {
+                return true;
+            }
+            let mut names = path.names();
+            let (first, alone) = (names.next().unwrap_or_default(), names.next().is_none());
+            if FILLED.iter().any(|filled| filled.as_bytes() == first) {
+                let place = root.join(path.as_path());
+                return !own(path) || (alone && place.is_symlink());
+            }
+            if !alone || own(path) {
+                return false;
+            }
+            let place = root.join(path.as_path());
+            first == EXTRA_PATHS.as_bytes()
+                || (is_log(first) && place.is_file())
+                || place.join("pyvenv.cfg").is_file()
+                || Some(place.as_path()) == environment
+                || (home.is_some() && fs::canonicalize(&place).ok() == home)
+        };
+        let options = self.source_options();
+        let tree = repos::read_tree(self.transaction, root, &exclude, &options)?;
+        for entry in fs::read_dir(root).map_err(|error| ImportError::io("list", root, error))?.flatten() {
+            let name = entry.file_name();
+            let Ok(path) = RelPath::new(name.as_encoded_bytes()) else { continue };
+            if is_log(name.as_encoded_bytes()) && exclude(&path) {
+                self.report.leave_out(entry.path(), "a log");
+            } else if Some(entry.path()) == home {
+                self.report.leave_out(entry.path(), "the home of cvs");
+            }
+        }
+        Ok(tree)
+    }
+
+    fn node_tree(&mut self, node: &mut NodeDir) -> Result<(), ImportError> {
+        let tracked = match node.found.commit {
+            Some(commit) => repos::paths(&self.manifest(&commit)?),
+            None => BTreeSet::new(),
+        };
+        let is_model =
+            |name: &str, size: u64| size >= MODEL_SIZE && MODEL_ENDS.iter().any(|end| name.ends_with(end));
+        let mut models: BTreeSet<RelPath> = BTreeSet::new();
+        let mut files: Vec<ModelFile> = Vec::new();
+        let (dir, path) = (&node.found.dir, &node.path);
+        // What is told of this walk, is told by the one that takes the rest.
+        let mut ignored = ImportReport::default();
+        models::walk(dir, path, &mut Vec::new(), &mut ignored, &mut |source, target, size, _| {
+            let Some(inside) = target.strip_prefix(path) else { return };
+            let linked = source.is_symlink() || !source.starts_with(dir);
+            if !linked && !tracked.contains(&inside) && is_model(&inside.to_string(), size) {
+                files.push(ModelFile { source: source.to_owned(), target: target.clone(), size });
+                models.insert(inside);
+            }
+        })?;
+        let exclude = |path: &RelPath| left_out_of_trees(path) || models.contains(path);
+        let options = self.source_options();
+        node.found.tree = Some(repos::read_tree(self.transaction, dir, &exclude, &options)?);
+        node.models = files;
+        Ok(())
+    }
+
+    /// Files that lie in `custom_nodes` itself, most of them nodes of one file: an entry that has just them.
+    fn loose_files(&self) -> Result<Option<(Taken, Value)>, ImportError> {
+        let dir = self.root.join("custom_nodes");
+        let home = name("custom_nodes");
+        let (mut builder, mut names) = (ManifestBuilder::new(), Vec::new());
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let (Ok(file), Ok(target)) = (
+                RelPath::new(entry.file_name().as_encoded_bytes()),
+                home.join(entry.file_name().as_encoded_bytes()),
+            ) else {
+                continue;
+            };
+            if !path.is_file() || self.tracked.contains(&target) {
+                continue;
+            }
+            let stored = self.transaction.put_file(&path, Intake::Copy).map_err(ImportError::store)?;
+            let listed = builder.file(&file, 0o644, stored.size, stored.id);
+            listed.map_err(|source| StoreError::Manifest { context: dir.display().to_string(), source })?;
+            names.push(file.to_string());
+        }
+        if names.is_empty() {
+            return Ok(None);
+        }
+        names.sort();
+        let tree = self.transaction.put_manifest(builder).map_err(ImportError::store)?;
+        let from = dir.display().to_string();
+        let taken = Taken {
+            part: "files in custom_nodes".to_owned(),
+            from: from.clone(),
+            how: format!("as they were found: {}", names.join(", ")),
+            changes: Vec::new(),
+            bytes: None,
+        };
+        let entry = json!({
+            "repo": from,
+            "name": "files in custom_nodes",
+            "target_dir": "$COMFY_HOME/custom_nodes",
+            "tree": { "manifest": tree.to_string(), "from": from },
+            "install_requirements": false,
+        });
+        Ok(Some((taken, entry)))
+    }
+
+    /// The fields of a repository; what was found is dropped again where it is what the commit has. Files of the
+    /// commit that are gone from the directories in `forgiving` make no difference.
+    fn entry(
+        &mut self,
+        found: &Found,
+        part: String,
+        forgiving: &[&str],
+    ) -> Result<Map<String, Value>, ImportError> {
+        let changes = match (found.commit, found.tree) {
+            (Some(commit), Some(tree)) => {
+                let forgiven = |path: &RelPath| {
+                    path.names()
+                        .next()
+                        .is_some_and(|first| forgiving.iter().any(|name| name.as_bytes() == first))
+                };
+                repos::differences(&self.manifest(&commit)?, &self.manifest(&tree)?, forgiven)
+            }
+            _ => Vec::new(),
+        };
+        let repos::Entry { fields, how, changes } = repos::entry(found, changes);
+        let from = found.dir.display().to_string();
+        self.report.taken.push(Taken { part, from, how, changes, bytes: None });
+        Ok(fields)
+    }
+
+    fn node_entry(&mut self, node: &NodeDir) -> Result<Value, ImportError> {
+        let mut fields = self.entry(&node.found, format!("node {}", node.path), &[])?;
+        let name = String::from_utf8_lossy(node.path.file_name().unwrap_or_default()).into_owned();
+        let usual = name_path(&name).as_ref() == Some(&node.path);
+        fields.insert("name".to_owned(), name.into());
+        if !usual {
+            fields.insert("target_dir".to_owned(), format!("$COMFY_HOME/{}", node.path).into());
+        }
+        // The packages of the environment are known exactly, those of nodes among them.
+        fields.insert("install_requirements".to_owned(), false.into());
+        Ok(fields.into())
+    }
+
+    fn environment(
+        &mut self,
+        found: Option<&packages::Environment>,
+        spec: &mut Map<String, Value>,
+    ) -> Result<(), ImportError> {
+        if self.options.environment == EnvironmentChoice::Skip {
+            spec.insert("options".to_owned(), json!({ "skip_python": true }));
+            if let Some(found) = found {
+                self.report.leave_out(&found.root, "the environment was not asked for");
+            }
+            return Ok(());
+        }
+        let Some(found) = found else {
+            if let Some(path) = self.options.python {
+                let reason = "there is no site-packages in it".to_owned();
+                return Err(ImportError::Environment { path: path.to_owned(), reason });
+            }
+            // Without one, what core and nodes ask for is what counts.
+            for node in spec.get_mut("custom_nodes").and_then(Value::as_array_mut).into_iter().flatten() {
+                if let Some(node) = node.as_object_mut() {
+                    node.shift_remove("install_requirements");
+                }
+            }
+            self.report.leave_out(
+                self.root.join("venv"),
+                "no environment was found; what core and nodes require is installed (--python names one)",
+            );
+            return Ok(());
+        };
+        let installed = packages::installed(found, &mut self.report)?;
+        let mut python = Map::new();
+        python.extend(found.version.clone().map(|version| ("version".to_owned(), version.into())));
+        python.extend(installed.torch_backend.map(|backend| ("torch_backend".to_owned(), backend.into())));
+        if !python.is_empty() {
+            spec.insert("python".to_owned(), python.into());
+        }
+        self.report.taken.push(Taken {
+            part: "python".to_owned(),
+            from: found.root.display().to_string(),
+            how: format!("{} packages by exact version, to be installed anew", installed.requirements.len()),
+            changes: Vec::new(),
+            bytes: None,
+        });
+        spec.insert("python_packages".to_owned(), installed.requirements.into());
+        Ok(())
+    }
+
+    fn manifest(&self, id: &cvs_store::ManifestId) -> Result<cvs_store::Manifest, ImportError> {
+        self.workspace.store().manifest(id).map_err(ImportError::store)
+    }
+
+    fn commit(&self) -> Result<(), ImportError> {
+        self.transaction.commit().map(drop).map_err(ImportError::store)
+    }
+
+    fn source_options(&self) -> SourceOptions<'_> {
+        SourceOptions { events: &|_| {}, cancel: self.cancel, limits: self.limits, offline: self.offline }
+    }
+}
+
+/// A path that is known to be one.
+fn name(text: &'static str) -> RelPath {
+    RelPath::new(text).unwrap_or_default()
+}
+
+/// Where a node of this name goes by itself.
+fn name_path(text: &str) -> Option<RelPath> {
+    name("custom_nodes").join(text).ok()
+}
+
+fn join(path: &RelPath, name: &str) -> Result<RelPath, ImportError> {
+    path.join(name).map_err(|source| StoreError::Path { context: path.to_string(), source }.into())
+}
