@@ -382,7 +382,9 @@ fn hint_of_mounts(error: &MountsError) -> Option<String> {
             Some("name an empty directory, or one that does not exist yet".to_owned())
         }
         MountsError::NotMounted { .. } => Some("`cvs mounts` lists what is mounted".to_owned()),
-        MountsError::StillThere { .. } => Some("its log, under run/log, says what it is doing".to_owned()),
+        MountsError::StillThere { .. } => {
+            Some("its log, under run/log, says what it is doing; `cvs umount --force` kills it".to_owned())
+        }
         MountsError::Io { source, .. } => hint_of_io(source),
         MountsError::DidNotStart { .. } | MountsError::NotADirectory { .. } => None,
     }

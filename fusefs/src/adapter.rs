@@ -21,7 +21,7 @@ use crate::convert::{file_attr, file_type, no_entry, set_time};
 use crate::error::FsError;
 use crate::form::Form;
 use crate::overlay::Overlay;
-use crate::reply::{FOREVER, GENERATION, empty, guard, xattr};
+use crate::reply::{FOREVER, GENERATION, empty, guard, guard_part, xattr};
 use crate::types::{Attr, Caller, Kind, Make, RenameMode, SetAttr};
 
 thread_local! {
@@ -345,7 +345,7 @@ impl<F: Form> Filesystem for Adapter<F> {
         };
         for entry in entries {
             // What cannot be looked at, or has gone meanwhile, is listed by its name alone.
-            let attr = match guard("readdirplus", entry.ino.0, || self.overlay.getattr(entry.ino)) {
+            let attr = match guard_part("readdirplus", entry.ino.0, || self.overlay.getattr(entry.ino)) {
                 Ok(attr) => self.attr(&attr),
                 Err(_) => FileAttr { kind: file_type(entry.kind), ..no_entry() },
             };

@@ -6,26 +6,39 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
-use cvs_store::{BlobId, Store, StoreError};
+use cvs_store::{BlobId, Store, StoreError, View};
 use lru::LruCache;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::damage::{Damage, DamagedBlob};
 use crate::error::FsError;
 use crate::prefetch::Trace;
 
-/// Blobs kept open at once.
+/// Blobs kept open at once, if that many descriptors are to be had.
 const OPEN_BLOBS: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 
 pub(crate) struct Blobs {
     store: Store,
     open: Mutex<LruCache<BlobId, Arc<File>>>,
     pub(crate) trace: Trace,
+    damage: Damage,
 }
 
 impl Blobs {
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store, open: Mutex::new(LruCache::new(OPEN_BLOBS)), trace: Trace::new() }
+    pub(crate) fn new(store: Store, view: Arc<View>) -> Self {
+        let open = Mutex::new(LruCache::new(OPEN_BLOBS.min(share_of_descriptors())));
+        Self { store, open, trace: Trace::new(), damage: Damage::new(view) }
+    }
+
+    /// Blobs that are open.
+    pub(crate) fn open_count(&self) -> usize {
+        self.open.lock().unwrap_or_else(|e| e.into_inner()).len()
+    }
+
+    /// Blobs that somebody ran into and could not read.
+    pub(crate) fn damaged(&self) -> Vec<DamagedBlob> {
+        self.damage.list()
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -38,9 +51,12 @@ impl Blobs {
         if let Some(file) = cache().get(&id) {
             return Ok(file.clone());
         }
-        let opened = self.store.open_blob(&id).map_err(|error| match error {
-            StoreError::MissingBlob(_) => damaged(id, "is missing"),
-            error => unopened(id, &error),
+        let opened = self.store.open_blob(&id).map_err(|error| match &error {
+            StoreError::MissingBlob(_) => self.damaged_blob(id, "is missing"),
+            StoreError::Io { source, .. } => {
+                self.unopened(id, Errno::from_io_error(source).unwrap_or(Errno::IO), &error)
+            }
+            _ => self.unopened(id, Errno::IO, &error),
         });
         let file = Arc::new(self.checked(id, size, opened)?);
         cache().put(id, file.clone());
@@ -50,8 +66,8 @@ impl Blobs {
     /// The blob, opened below `objects` for the kernel to read. It is not kept open here.
     pub(crate) fn open_below(&self, objects: impl AsFd, id: BlobId, size: u64) -> Result<File, FsError> {
         let opened = open_below(objects, id).map_err(|error| match error {
-            Errno::NOENT => damaged(id, "is missing"),
-            error => unopened(id, &error),
+            Errno::NOENT => self.damaged_blob(id, "is missing"),
+            error => self.unopened(id, error, &error),
         });
         self.checked(id, size, opened)
     }
@@ -59,8 +75,9 @@ impl Blobs {
     fn checked(&self, id: BlobId, size: u64, opened: Result<File, FsError>) -> Result<File, FsError> {
         let file = opened?;
         if file.metadata().map(|m| m.len()).ok() != Some(size) {
-            return Err(damaged(id, "has the wrong size"));
+            return Err(self.damaged_blob(id, "has the wrong size"));
         }
+        self.damage.heal(id);
         self.trace.note(id);
         Ok(file)
     }
@@ -82,13 +99,30 @@ impl Blobs {
         file.read_exact_at(buffer, offset).map_err(|error| {
             // It may have been replaced by a whole one meanwhile: the next read looks anew.
             self.open.lock().unwrap_or_else(|e| e.into_inner()).pop(&id);
-            if error.kind() == std::io::ErrorKind::UnexpectedEof {
-                return damaged(id, "is cut off");
+            match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => self.damaged_blob(id, "is cut off"),
+                _ => self.unreadable(id, &error, "cannot be read"),
             }
-            tracing::error!(blob = %id, %error, "a blob cannot be read");
-            FsError::Damaged { blob: id, problem: "cannot be read" }
         })?;
         Ok(wanted)
+    }
+
+    fn damaged_blob(&self, blob: BlobId, problem: &'static str) -> FsError {
+        self.damage.note(blob, problem);
+        FsError::Damaged { blob, problem }
+    }
+
+    fn unopened(&self, blob: BlobId, errno: Errno, error: &dyn std::fmt::Display) -> FsError {
+        match errno {
+            // Nothing is wrong with the blob.
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM => FsError::Object { errno },
+            _ => self.unreadable(blob, error, "cannot be opened"),
+        }
+    }
+
+    fn unreadable(&self, blob: BlobId, error: &dyn std::fmt::Display, problem: &'static str) -> FsError {
+        tracing::debug!(%blob, %error, "{problem}");
+        self.damaged_blob(blob, problem)
     }
 }
 
@@ -100,13 +134,10 @@ pub(crate) fn open_below(objects: impl AsFd, id: BlobId) -> Result<File, Errno> 
     rustix::fs::openat(objects, format!("blob/{head}/{tail}"), flags, Mode::empty()).map(File::from)
 }
 
-fn unopened(blob: BlobId, error: &dyn std::fmt::Display) -> FsError {
-    tracing::error!(%blob, %error, "a blob cannot be opened");
-    FsError::Damaged { blob, problem: "cannot be opened" }
-}
-
-/// Names the damage in the log, once for each time that somebody ran into it.
-fn damaged(blob: BlobId, problem: &'static str) -> FsError {
-    tracing::error!(%blob, "blob {problem}: run `cvs fsck`");
-    FsError::Damaged { blob, problem }
+/// How many descriptors one of several caches may hold: an eighth of what this process may have. The rest is for
+/// unlinked files that are in use, and for the moment.
+pub(crate) fn share_of_descriptors() -> NonZeroUsize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let share = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 8).unwrap_or(usize::MAX));
+    NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN)
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cvs_store::LowerId;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, XattrFlags};
@@ -16,6 +17,9 @@ use crate::upper::{NodePath, ORIGIN, Upper, keeping_mtime, times_of};
 
 /// Bytes copied by one call where the filesystem cannot share them.
 const CHUNK: u64 = 64 << 20;
+/// Who waits for another's copy gives up when it has not got on by a chunk for so long. The kernel can take minutes to
+/// write gigabytes out at the end.
+const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(600) };
 
 impl Overlay {
     /// Gives a directory of the view, and those above it, a place in the upper layer. The caller alone has the table.
@@ -118,14 +122,14 @@ impl Overlay {
     /// when that cut it off, and so changed it. The caller does not have the table: contents are copied here.
     pub(crate) fn copy_up(&self, ino: Ino, keep: u64) -> Result<bool, FsError> {
         let upper = self.writable()?;
-        let _turn = self.turn(ino);
+        let _turn = self.turn(ino)?;
         self.copy_up_alone(upper, ino, keep, false).map(|copied| copied.cut)
     }
 
     /// Copies a file up and parts it. Returns the names that the copy has.
     pub(crate) fn copy_up_parting(&self, ino: Ino, keep: u64) -> Result<Vec<Name>, FsError> {
         let upper = self.writable()?;
-        let _turn = self.turn(ino);
+        let _turn = self.turn(ino)?;
         let copied = self.copy_up_alone(upper, ino, keep, true)?;
         if !copied.names.is_empty() {
             return Ok(copied.names);
@@ -134,17 +138,24 @@ impl Overlay {
         self.renumber(&mut self.write(), ino).map(|(_, names)| names)
     }
 
-    /// Waits until nobody else copies the node up. The right is given back however the copy ends, a panic included:
+    /// Waits until nobody else copies the node up, for as long as that copy gets on. The right is given back however the copy ends, a panic included:
     /// others wait for it.
-    fn turn(&self, ino: Ino) -> Turn<'_> {
+    fn turn(&self, ino: Ino) -> Result<Turn<'_>, FsError> {
         {
             let mut copying = self.copying.lock().unwrap_or_else(|e| e.into_inner());
-            while copying.contains(&ino) {
-                copying = self.copied.wait(copying).unwrap_or_else(|e| e.into_inner());
+            while let Some(moved) = copying.get(&ino) {
+                let Some(left) = PATIENCE.checked_sub(moved.elapsed()) else {
+                    tracing::error!(
+                        ino = ino.0,
+                        "a copy-up has not got on for {PATIENCE:?}: who waits for it fails"
+                    );
+                    return Err(FsError::Stalled);
+                };
+                copying = self.copied.wait_timeout(copying, left).unwrap_or_else(|e| e.into_inner()).0;
             }
-            copying.insert(ino);
+            copying.insert(ino, Instant::now());
         }
-        Turn { overlay: self, ino }
+        Ok(Turn { overlay: self, ino })
     }
 
     /// Copies up while no other thread copies the same node.
@@ -198,7 +209,7 @@ impl Overlay {
             let blob = self.view.entry(id).and_then(|entry| entry.blob).ok_or(FsError::BadView)?;
             let source = self.blobs.open(blob, attr.size)?;
             if keep < attr.size || disk::ioctl_ficlone(&file, &*source).is_err() {
-                copy_bytes(&source, &file, keep)?;
+                copy_bytes(&source, &file, keep, &|| self.copy_gets_on(attr.ino))?;
             }
         }
         upper.set_mode(&NodePath::of(&file), Kind::File, attr.perm)?;
@@ -270,6 +281,13 @@ impl Overlay {
         Ok(())
     }
 
+    /// Who waits for the copy of a node may go on waiting.
+    fn copy_gets_on(&self, ino: Ino) {
+        if let Some(moved) = self.copying.lock().unwrap_or_else(|e| e.into_inner()).get_mut(&ino) {
+            *moved = Instant::now();
+        }
+    }
+
     /// Gives any node a place in the upper layer.
     pub(crate) fn copy_up_any(&self, ino: Ino) -> Result<(), FsError> {
         let (kind, done) = {
@@ -307,17 +325,17 @@ impl Drop for Turn<'_> {
 }
 
 /// Copies the first `len` bytes; within the kernel, and shared, where the filesystem can.
-fn copy_bytes(source: &File, target: &File, len: u64) -> Result<(), FsError> {
+fn copy_bytes(source: &File, target: &File, len: u64, got_on: &dyn Fn()) -> Result<(), FsError> {
     let (mut from, mut to) = (0u64, 0u64);
     while from < len {
         let chunk = usize::try_from((len - from).min(CHUNK)).unwrap_or(usize::MAX);
         match disk::copy_file_range(source, Some(&mut from), target, Some(&mut to), chunk) {
             Ok(0) => return Err(FsError::Upper { op: "copy up", errno: rustix::io::Errno::IO }),
-            Ok(_) => {}
+            Ok(_) => got_on(),
             Err(rustix::io::Errno::XDEV | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL)
                 if from == 0 =>
             {
-                return copy_by_hand(source, target, len);
+                return copy_by_hand(source, target, len, got_on);
             }
             Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(FsError::upper("copy up")(errno)),
@@ -326,7 +344,7 @@ fn copy_bytes(source: &File, target: &File, len: u64) -> Result<(), FsError> {
     Ok(())
 }
 
-fn copy_by_hand(source: &File, target: &File, len: u64) -> Result<(), FsError> {
+fn copy_by_hand(source: &File, target: &File, len: u64, got_on: &dyn Fn()) -> Result<(), FsError> {
     use std::os::unix::fs::FileExt;
     let failed = crate::upper::system("copy up");
     let mut buffer = vec![0u8; 1 << 20];
@@ -337,6 +355,40 @@ fn copy_by_hand(source: &File, target: &File, len: u64) -> Result<(), FsError> {
         source.read_exact_at(buffer, at).map_err(&failed)?;
         disk::write_all_at(target, buffer, at).map_err(&failed)?;
         at += wanted as u64;
+        got_on();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::{World, at};
+
+    #[test]
+    fn who_waits_for_a_copy_that_does_not_get_on_fails() {
+        let world = World::new();
+        let lower = world.beside("lower");
+        std::fs::create_dir_all(&lower).unwrap();
+        std::fs::write(lower.join("f"), "content").unwrap();
+        let manifest = world.store_tree(&lower);
+        let overlay = world.overlay(world.view(&[("", manifest)]), "upper");
+        let ino = at(&overlay, "f").ino;
+        let write = || overlay.write_at(ino, 0, b"C", false);
+        overlay.copying.lock().unwrap().insert(ino, Instant::now());
+        assert_eq!(write(), Err(FsError::Stalled));
+        // One that gets on is waited for, however long it takes.
+        let end = Instant::now() + 2 * PATIENCE;
+        std::thread::scope(|scope| {
+            overlay.copy_gets_on(ino);
+            let waiting = scope.spawn(write);
+            while Instant::now() < end {
+                overlay.copy_gets_on(ino);
+                std::thread::yield_now();
+            }
+            drop(Turn { overlay: &overlay, ino });
+            assert_eq!(waiting.join().unwrap(), Ok(1));
+        });
+        assert!(overlay.copying.lock().unwrap().is_empty());
+    }
 }

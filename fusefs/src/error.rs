@@ -64,6 +64,15 @@ pub enum FsError {
     /// The name leads to another node now: who asked shall look it up again.
     #[error("the node has changed")]
     Stale,
+    /// An object cannot be opened now, and nothing is wrong with it.
+    #[error("cannot open an object: {errno}")]
+    Object {
+        /// The refusal.
+        errno: Errno,
+    },
+    /// A copy that another request waits for does not get on.
+    #[error("a copy-up does not get on")]
+    Stalled,
     /// A number that is not in the view, or a manifest whose bytes make no sense.
     #[error("the view has no such entry")]
     BadView,
@@ -106,7 +115,8 @@ impl FsError {
             Self::Busy => Errno::BUSY,
             Self::Stale => Errno::STALE,
             Self::Damaged { .. } | Self::BadView | Self::Panicked => Errno::IO,
-            Self::Upper { errno, .. } => *errno,
+            Self::Upper { errno, .. } | Self::Object { errno } => *errno,
+            Self::Stalled => Errno::TIMEDOUT,
         };
         errno.raw_os_error()
     }

@@ -16,6 +16,7 @@ mod copyup;
 #[cfg(test)]
 mod crash;
 mod create;
+mod damage;
 mod data;
 mod disk;
 mod error;
@@ -34,6 +35,8 @@ mod prefetch;
 mod remove;
 mod rename;
 mod reply;
+mod requests;
+mod stats;
 #[cfg(test)]
 #[allow(dead_code)]
 #[path = "../tests/it/support.rs"]
@@ -47,8 +50,11 @@ mod upper;
 #[cfg(test)]
 extern crate self as cvs_fusefs;
 
+pub use damage::DamagedBlob;
 pub use error::{FsError, MountError};
 pub use mount::{Connections, Mount, MountOptions, SUBTYPE};
 pub use overlay::Overlay;
 pub use passthrough::Refusal;
+pub use requests::{Requests, Work};
+pub use stats::{Stats, TableStats};
 pub use types::{Attr, Caller, Ino, Kind, Listed, Make, RenameMode, SetAttr, SetTime, Space, Time};

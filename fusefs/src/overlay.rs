@@ -4,31 +4,32 @@
 //! alone by what changes names; never while file contents are copied, read or written. Nothing is sent to the kernel
 //! from here at all.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use cvs_store::{EntryKind, LowerEntry, LowerId, Store, View};
 use lru::LruCache;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, share_of_descriptors};
 use crate::error::{FsError, MountError};
 use crate::links::LinkGroups;
 use crate::tree::{Slot, Tree};
 use crate::types::{Attr, Ino, Kind, Space};
 use crate::upper::{NodePath, Upper, proc_fd};
 
-/// Upper directories and files kept open at once, each.
+/// Upper directories and files kept open at once, each, if that many descriptors are to be had.
 const OPEN_UPPER: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// A view with its overlay. All operations may be called from many threads.
 pub struct Overlay {
-    pub(crate) view: View,
+    pub(crate) view: Arc<View>,
     pub(crate) blobs: Blobs,
     pub(crate) upper: Option<Upper>,
     pub(crate) tree: RwLock<Tree>,
@@ -36,11 +37,13 @@ pub struct Overlay {
     lookups: Box<[AtomicU32]>,
     dirs: Mutex<LruCache<Ino, Arc<OwnedFd>>>,
     files: Mutex<LruCache<Ino, Arc<std::fs::File>>>,
-    /// Nodes whose content is being copied up.
-    pub(crate) copying: Mutex<HashSet<Ino>>,
+    /// Nodes whose content is being copied up, and when the copy last got on.
+    pub(crate) copying: Mutex<HashMap<Ino, Instant>>,
     pub(crate) copied: Condvar,
     /// Found when it is first asked for.
     pub(crate) link_groups: OnceLock<LinkGroups>,
+    /// Unlinked files in use have descriptors below this one.
+    pub(crate) pins_end: i32,
     uid: u32,
     gid: u32,
 }
@@ -63,6 +66,7 @@ impl Overlay {
     /// copied-up files are not synced (for overlays that are thrown away).
     pub fn new(store: Store, view: View, upper: Option<&Path>, durable: bool) -> Result<Self, MountError> {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let view = Arc::new(view);
         let root = view.entry(view.root()).ok_or_else(|| {
             let damaged = std::io::Error::new(std::io::ErrorKind::InvalidData, "a manifest is damaged");
             MountError::io("read the root of a view in", store.home())(damaged)
@@ -74,17 +78,19 @@ impl Overlay {
         if let (Some(root), Some(_)) = (tree.nodes.get_mut(&Ino::ROOT), &upper) {
             root.upper = true;
         }
+        let open = OPEN_UPPER.min(share_of_descriptors());
         Ok(Self {
+            blobs: Blobs::new(store, Arc::clone(&view)),
             view,
-            blobs: Blobs::new(store),
             upper,
             tree: RwLock::new(tree),
             lookups: zeroed(limit as usize),
-            dirs: Mutex::new(LruCache::new(OPEN_UPPER)),
-            files: Mutex::new(LruCache::new(OPEN_UPPER)),
+            dirs: Mutex::new(LruCache::new(open)),
+            files: Mutex::new(LruCache::new(open)),
             copying: Mutex::default(),
             copied: Condvar::new(),
             link_groups: OnceLock::new(),
+            pins_end: i32::try_from(share_of_descriptors().get().saturating_mul(6)).unwrap_or(i32::MAX),
             uid,
             gid,
         })
@@ -352,6 +358,17 @@ impl Overlay {
     pub(crate) fn lower_attr(&self, ino: Ino, id: LowerId) -> Result<Attr, FsError> {
         let entry = self.view.entry(id).ok_or(FsError::BadView)?;
         Ok(attr_of_entry(ino, &entry, self.uid, self.gid))
+    }
+
+    /// Whether the kernel holds a name of a node of the view.
+    pub(crate) fn is_held(&self, id: LowerId) -> bool {
+        self.lookups.get(id.0 as usize).is_some_and(|count| count.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Files and directories of the upper layer that are open.
+    pub(crate) fn open_counts(&self) -> (usize, usize) {
+        let files = self.files.lock().unwrap_or_else(|e| e.into_inner()).len();
+        (files, self.dirs.lock().unwrap_or_else(|e| e.into_inner()).len())
     }
 
     /// The kernel got one more name of a node.

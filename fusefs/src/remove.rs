@@ -1,9 +1,11 @@
 //! Removing names.
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::disk;
 use crate::error::FsError;
@@ -111,6 +113,10 @@ impl Overlay {
         let dir = self.dir_fd(tree, *parent)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let pin = rustix::fs::openat(&dir, &**name, flags, Mode::empty()).map_err(FsError::upper("open"))?;
+        // The lowest free number: those below are taken. What is left serves everybody else.
+        if pin.as_raw_fd() >= self.pins_end {
+            return Err(FsError::Upper { op: "keep an unlinked file", errno: Errno::MFILE });
+        }
         if let Some(node) = tree.nodes.get_mut(&ino) {
             node.pin = Some(Arc::new(pin));
         }

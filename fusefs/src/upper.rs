@@ -475,9 +475,10 @@ fn check_format(directory: &Path) -> Result<(), MountError> {
             Err(MountError::UnknownFormat { path: directory.to_owned(), found: found.trim().to_owned() })
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            // In one step: a file that is there but empty would be a format that nobody knows.
+            // In one step, after a power loss, too: a file that is there but empty would be a format that nobody knows.
             let temporary = directory.join("format.new");
-            std::fs::write(&temporary, FORMAT)
+            File::create(&temporary)
+                .and_then(|mut file| file.write_all(FORMAT.as_bytes()).and_then(|()| file.sync_all()))
                 .and_then(|()| std::fs::rename(&temporary, &path))
                 .map_err(MountError::io("write", path))
         }

@@ -172,10 +172,15 @@ impl TestEnvironment {
     /// A filesystem of its own below the root, with room for so many bytes.
     #[track_caller]
     pub fn small_disk(&self, below: impl AsRef<Path>, bytes: u64) -> Result<PathBuf, Missing> {
+        self.small_disk_with(below, &format!("size={bytes}"))
+    }
+
+    /// The same, with these options of tmpfs.
+    #[track_caller]
+    pub fn small_disk_with(&self, below: impl AsRef<Path>, options: &str) -> Result<PathBuf, Missing> {
         let path = self.path(below);
         std::fs::create_dir_all(&path).unwrap_or_else(|error| panic!("making {}: {error}", path.display()));
-        let size = format!("size={bytes}");
-        match mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some(size.as_str())) {
+        match mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some(options)) {
             Ok(()) => Ok(path),
             Err(Errno::EPERM) => Err(Missing("mounting a small disk needs CAP_SYS_ADMIN (root)".to_owned())),
             Err(error) => panic!("mounting {}: {error}", path.display()),

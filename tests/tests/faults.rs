@@ -7,13 +7,13 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use cvs_tests::{Missing, TestEnvironment, available};
+use cvs_tests::{DiskImage, Missing, TestEnvironment, available};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount as mount2};
 
 use crate::mounted::{
-    blob_of, change_object, daemon, errno, flip_byte, fuse, ingest, is_running, log_of, mount, object_name,
-    read, tree, umount, write,
+    assert_objects_are_what_they_are_called, blob_of, change_object, daemon, errno, flip_byte, fuse, ingest,
+    is_running, log_of, mount, mounts_of, object_name, read, tree, umount, write,
 };
 
 #[test]
@@ -58,6 +58,31 @@ fn a_damaged_blob_is_an_error_for_its_file_alone() {
         let line = line.unwrap_or_else(|| panic!("{name}: nothing about {object} in the log:\n{log}"));
         assert!(line.contains(&format!("blob {problem}: run `cvs fsck`")), "{line}");
     }
+    // Told to who asks, by file; and in the log with its file, once however often it is read.
+    let told = |entry: &serde_json::Value| -> BTreeSet<String> {
+        let damaged = entry["damaged"].as_array().expect("a list of objects").iter();
+        damaged
+            .map(|of| format!("{} {} {}", of["paths"][0], of["files"], of["problem"]).replace('"', ""))
+            .collect()
+    };
+    let all = ["missing 1 is missing", "replaced 1 is missing", "cut 1 has the wrong size"];
+    let all: BTreeSet<String> =
+        all.into_iter().chain(["grown 1 has the wrong size"]).map(String::from).collect();
+    assert_eq!(told(&mounts_of(&env, "v")[0]), all);
+    let listed = env.cvs(["mounts"]).ok();
+    assert!(
+        listed
+            .stderr
+            .contains(&format!("warning: {}: 4 files cannot be read; run `cvs fsck`\n", dir.display()))
+            && listed
+                .stderr
+                .contains(&format!("  cut: blob {} has the wrong size\n", object_name(&blob("cut")))),
+        "{listed}"
+    );
+    let log = log_of(&env, "v");
+    let lines =
+        log.lines().filter(|line| line.contains("path=cut") || line.contains(&object_name(&blob("cut"))));
+    assert_eq!(lines.count(), 1, "{log}");
     assert!(read(dir.join("whole")) == content("whole"));
     write(dir.join("whole"), "changed");
     // To be renamed it would have to be copied up.
@@ -72,6 +97,7 @@ fn a_damaged_blob_is_an_error_for_its_file_alone() {
     // Brought back, it is there without another mount.
     write(blob("missing"), content("missing"));
     assert!(read(dir.join("missing")) == content("missing"));
+    assert_eq!(told(&mounts_of(&env, "v")[0]).len(), 3);
     env.cvs(["fsck"]).code(3);
     umount(&env, &dir);
 }
@@ -125,6 +151,116 @@ fn a_full_disk_is_told_to_the_writer() {
     assert!(read(dir.join("new")) == vec![2; 1 << 20] && read(dir.join("large")) == large);
     assert!(!dir.join("filling").exists());
     umount(&env, &dir);
+    env.cvs(["fsck"]).ok();
+}
+
+#[test]
+fn a_disk_without_room_for_names_undoes_every_change() {
+    let Some(()) = available(fuse()) else { return };
+    let env = TestEnvironment::new();
+    // On a tmpfs every name counts.
+    let Some(disk) = available(env.small_disk_with("disk", "size=4m,nr_inodes=24")) else { return };
+    ingest(&env, "v", &[("d/a", b"a"), ("d/b", b"b"), ("e/c", b"c"), ("f", b"f")]);
+    let overlay = disk.join("overlay");
+    let flags = ["--overlay", overlay.to_str().expect("temporary directories are UTF-8")];
+    let dir = mount(&env, "v", "v", &flags);
+    write(dir.join("d/kept"), "kept");
+    let fillers = (0..).find(|n| fs::write(disk.join(format!("filler{n}")), "").is_err()).unwrap_or_default();
+    let before = tree(&dir);
+    for (what, result) in [
+        ("create", fs::write(dir.join("d/new"), "")),
+        ("mkdir", fs::create_dir(dir.join("d/new"))),
+        ("symlink", std::os::unix::fs::symlink("to", dir.join("d/new"))),
+        ("link", fs::hard_link(dir.join("d/kept"), dir.join("d/new"))),
+        (
+            "copy-up",
+            fs::set_permissions(dir.join("d/a"), std::os::unix::fs::PermissionsExt::from_mode(0o600)),
+        ),
+        ("copy-up of a directory", fs::write(dir.join("e/new"), "")),
+        ("rename", fs::rename(dir.join("d/a"), dir.join("d/new"))),
+        ("replace", fs::rename(dir.join("d/a"), dir.join("f"))),
+        ("rename of a directory", fs::rename(dir.join("e"), dir.join("new"))),
+        ("unlink", fs::remove_file(dir.join("d/b"))),
+    ] {
+        assert_eq!(errno(result), Errno::ENOSPC as i32, "{what}");
+        assert!(tree(&dir) == before, "{what}");
+    }
+    // Said, but not ten times.
+    let log = log_of(&env, "v");
+    let said = log.lines().filter(|line| line.contains("No space left on device")).count();
+    assert!((1..5).contains(&said), "{log}");
+    umount(&env, &dir);
+    (0..fillers).for_each(|n| fs::remove_file(disk.join(format!("filler{n}"))).expect("removing a filler"));
+    mount(&env, "v", "v", &flags);
+    assert!(tree(&dir) == before);
+    fs::rename(dir.join("d/a"), dir.join("d/new")).expect("renaming with room");
+    fs::remove_file(dir.join("d/b")).expect("unlinking with room");
+    umount(&env, &dir);
+    env.cvs(["fsck"]).ok();
+    assert_objects_are_what_they_are_called(&env);
+}
+
+#[test]
+fn a_disk_that_becomes_read_only_is_read() {
+    let Some(()) = available(fuse()) else { return };
+    let env = TestEnvironment::new();
+    let Some(mut disk) = available(DiskImage::make(&env.path("image"), 16 << 20)) else { return };
+    let at = env.path("disk");
+    disk.mount(&at, "errors=remount-ro");
+    ingest(&env, "v", &[("below", b"below"), ("dir/other", b"other")]);
+    let flags = ["--overlay", "disk/overlay"];
+    let dir = mount(&env, "v", "v", &flags);
+    write(dir.join("written"), "written");
+    fs::File::open(dir.join("written")).and_then(|file| file.sync_all()).expect("syncing");
+    disk.trigger_error();
+    let before = tree(&dir);
+    for (what, result) in [
+        ("create", fs::write(dir.join("new"), "")),
+        ("copy-up", fs::write(dir.join("below"), "changed")),
+        ("write", fs::write(dir.join("written"), "changed")),
+        ("rename", fs::rename(dir.join("written"), dir.join("new"))),
+        ("unlink", fs::remove_file(dir.join("dir/other"))),
+    ] {
+        assert_eq!(errno(result), Errno::EROFS as i32, "{what}");
+    }
+    assert!(tree(&dir) == before);
+    assert!(log_of(&env, "v").contains("Read-only file system"), "{}", log_of(&env, "v"));
+    umount(&env, &dir);
+    let refused = env.cvs(["mount", "v", "mnt/v"]).args(flags).code(1);
+    assert!(refused.stderr.contains("Read-only file system"), "{refused}");
+    // Checked, it is a disk as any other.
+    disk.unmount();
+    disk.check();
+    disk.mount(&at, "errors=remount-ro");
+    mount(&env, "v", "v", &flags);
+    assert!(tree(&dir) == before);
+    write(dir.join("below"), "changed");
+    umount(&env, &dir);
+    env.cvs(["fsck"]).ok();
+}
+
+#[test]
+fn an_overlay_that_vanishes_does_not_take_the_rest_along() {
+    let Some(()) = available(fuse()) else { return };
+    let env = TestEnvironment::new();
+    ingest(&env, "v", &[("below", b"below"), ("dir/other", b"other")]);
+    let dir = mount(&env, "v", "v", &[]);
+    write(dir.join("written"), "written");
+    let served_by = daemon(&env, "v");
+    fs::remove_dir_all(env.home().join("overlays/v")).expect("removing an overlay");
+    assert_eq!(read(dir.join("below")), b"below");
+    assert_eq!(read(dir.join("dir/other")), b"other");
+    assert_eq!(errno(fs::write(dir.join("new"), "")), Errno::ENOENT as i32);
+    assert_eq!(errno(fs::write(dir.join("below"), "changed")), Errno::ENOENT as i32);
+    assert_eq!(errno(fs::remove_file(dir.join("dir/other"))), Errno::ENOENT as i32);
+    assert_eq!(read(dir.join("below")), b"below");
+    assert!(is_running(served_by));
+    umount(&env, &dir);
+    mount(&env, "v", "v", &[]);
+    assert_eq!(read(dir.join("below")), b"below");
+    assert!(!dir.join("written").exists());
+    umount(&env, &dir);
+    assert!(!log_of(&env, "v").contains("panicked"));
     env.cvs(["fsck"]).ok();
 }
 

@@ -31,6 +31,7 @@ mod semantics;
 mod serve;
 mod story;
 mod support;
+mod under_load;
 mod unmounting;
 mod users;
 mod without_fuse;

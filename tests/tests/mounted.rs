@@ -38,9 +38,17 @@ pub(crate) fn umount(env: &TestEnvironment, target: impl AsRef<std::ffi::OsStr>)
 /// What `cvs mounts` says of a version.
 #[track_caller]
 pub(crate) fn mounts_of(env: &TestEnvironment, id: &str) -> Vec<Value> {
-    let mut all = env.cvs(["mounts", "--json"]).ok().json();
+    listed_mounts(env, &["mounts", "--json"], id)
+}
+
+/// The same by a command of one's own. Dead mounts of other tests are told, too, and left out here.
+#[track_caller]
+pub(crate) fn listed_mounts(env: &TestEnvironment, command: &[&str], id: &str) -> Vec<Value> {
+    let mut all = env.cvs(command).ok().json();
     let all = all.as_array_mut().expect("a list of mounts");
-    all.retain(|entry| entry["version"] == id);
+    let is_here =
+        |entry: &Value| entry["mountpoint"].as_str().is_some_and(|at| Path::new(at).starts_with(env.root()));
+    all.retain(|entry| entry["version"] == id && is_here(entry));
     std::mem::take(all)
 }
 

@@ -133,6 +133,69 @@ fn by_force_it_ends_at_once() {
     assert_eq!(read(dir.join("written")), b"synced");
 }
 
+/// A process whose request is never answered cannot be killed, so the mount must be what ends it.
+#[test]
+fn a_stopped_daemon_is_told_and_cleared_by_force() {
+    let Some(env) = with_version() else { return };
+    let dir = mount(&env, "v", "v", &[]);
+    let served_by = daemon(&env, "v");
+    write(dir.join("written"), "here");
+    kill(served_by, Signal::SIGSTOP).expect("stopping the daemon");
+    let waiting = |words: &[&str]| {
+        let mut command = env.command(words[0]);
+        command.args(&words[1..]).current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
+        User(command.spawn().expect("starting a program"))
+    };
+    let path = dir.join("new").display().to_string();
+    let mut stuck = waiting(&["touch", &path]);
+    let wchan = format!("/proc/{}/stack", stuck.0.id());
+    wait_until(SOON, "touch waits for the mount", || {
+        fs::read_to_string(&wchan).is_ok_and(|stack| stack.contains("fuse"))
+    });
+    stuck.0.kill().expect("killing touch");
+
+    let listed = env.cvs(["mounts"]).ok();
+    let line = format!("warning: {}: its process does not answer", dir.display());
+    assert!(listed.stderr.contains(&line), "{listed}");
+    assert_eq!(mounts_of(&env, "v")[0]["answers"], false);
+    env.cvs(["umount", "mnt/v", "--force"]).ok();
+    assert!(!is_running(served_by));
+    wait_for(SOON, "touch ends", || stuck.0.try_wait().expect("asking for a child"));
+    assert_eq!(mounts_of(&env, "v").len(), 0);
+    mount(&env, "v", "v", &[]);
+    assert_eq!(read(dir.join("written")), b"here");
+}
+
+#[test]
+fn a_stopped_daemon_of_another_store_holds_nobody_up() {
+    let Some(env) = with_version() else { return };
+    let dir = mount(&env, "v", "v", &[]);
+    let served_by = daemon(&env, "v");
+    kill(served_by, Signal::SIGSTOP).expect("stopping the daemon");
+    let other = env.path("other");
+    assert_eq!(env.cvs(["mounts", "--json"]).env("CVS_HOME", &other).ok().json(), json!([]));
+    env.cvs(["umount", "--force"]).arg(&dir).env("CVS_HOME", &other).ok();
+    assert_eq!(tree(&dir).len(), 0);
+    // Its own store still knows of the process, and ends it.
+    assert_eq!(mounts_of(&env, "v")[0]["state"], "not-attached");
+    env.cvs(["umount", "--force", "v"]).ok();
+    assert!(!is_running(served_by));
+}
+
+#[test]
+fn a_stopped_user_is_cleared_by_force() {
+    let Some(env) = with_version() else { return };
+    let dir = mount(&env, "v", "v", &[]);
+    let user = User::of(&env, &dir);
+    let pid = nix::unistd::Pid::from_raw(user.0.id().cast_signed());
+    kill(pid, Signal::SIGSTOP).expect("stopping a user");
+    let busy = env.cvs(["umount", "v", "--wait", "0"]).code(4);
+    assert!(busy.stderr.contains(&format!("in use by sleep (pid {pid})")), "{busy}");
+    env.cvs(["umount", "v", "--force"]).ok();
+    assert_eq!(mounts_of(&env, "v").len(), 0);
+    kill_and_wait(pid, Signal::SIGKILL);
+}
+
 #[test]
 fn a_dead_mount_is_told_and_cleared() {
     let Some(env) = with_version() else { return };

@@ -7,6 +7,7 @@
 //! A mount may have a second line, `cvs:VERSION/models` at `models/` below it: its models connection. It comes after the
 //! other and is taken down before it, and is no mount of its own.
 
+mod control;
 mod error;
 mod fill;
 mod mountinfo;
@@ -17,10 +18,11 @@ mod table;
 mod unmount;
 mod users;
 
+pub(crate) use control::{DamagedObject, Figures, Report};
 pub(crate) use error::MountsError;
 pub(crate) use fill::{Fill, Filled};
 pub(crate) use sandbox::MountedSandbox;
 pub(crate) use serve::{Serve, say_ready, serve};
 pub(crate) use spawn::{Daemon, launch};
-pub(crate) use table::{Models, MountState, find, how, list, prepare};
+pub(crate) use table::{Models, MountEntry, MountState, find, how, list, prepare};
 pub(crate) use unmount::{How, take_down};

@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::table::{MODELS, Models, MountInfo, source_of};
-use super::{unmount, users};
+use super::{control, unmount, users};
 use crate::error::CliError;
 use crate::signals;
 
@@ -70,14 +70,15 @@ pub(crate) fn serve(
     }
     confirm(&view)?;
     raise_file_limit();
-    let overlay = Overlay::new(store.clone(), view, info.overlay.as_deref(), !serve.ephemeral)?;
+    let overlay = Arc::new(Overlay::new(store.clone(), view, info.overlay.as_deref(), !serve.ephemeral)?);
+    control::listen(&lease.info().directory, Arc::clone(&overlay));
     let options = MountOptions {
         source: source_of(&serve.version),
         allow_other: serve.allow_other,
         threads: serve.threads,
         passthrough: serve.passthrough.then(|| PathBuf::from(MODELS)),
     };
-    let mount = Mount::new(Arc::new(overlay), &serve.mountpoint, &options)?;
+    let mount = Mount::new(overlay, &serve.mountpoint, &options)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(CliError::Signals)?;
     let handle = signals.handle();
     signals::outlive();

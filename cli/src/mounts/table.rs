@@ -4,11 +4,15 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use cvs_fusefs::{Connections, SUBTYPE};
-use cvs_store::{LeaseKind, Store};
+use cvs_store::{LeaseKind, ProcessId, Store};
 use serde::{Deserialize, Serialize};
 
+use super::control::{self, Report};
 use super::{How, MountsError, mountinfo, unmount};
 use crate::error::CliError;
 
@@ -76,6 +80,12 @@ pub(crate) struct MountEntry {
     pub(crate) since: Option<u64>,
     #[serde(flatten)]
     pub(crate) info: MountInfo,
+    /// What tells the daemon from a later process of its number.
+    #[serde(skip)]
+    pub(super) process: Option<ProcessId>,
+    /// Where its lease lies, if it has one.
+    #[serde(skip)]
+    lease: Option<PathBuf>,
 }
 
 impl MountEntry {
@@ -98,6 +108,11 @@ impl MountEntry {
         self.info.models.as_ref()
     }
 
+    /// Asks the daemon how the mount fares; none when there is nobody to ask.
+    pub(crate) fn ask(&self) -> Option<io::Result<Report>> {
+        control::ask(self.lease.as_deref()?).transpose()
+    }
+
     /// `read-write`, `read-only` or `ephemeral`.
     pub(crate) fn mode(&self) -> &'static str {
         match (self.state, &self.info) {
@@ -111,6 +126,9 @@ impl MountEntry {
 
 /// The directory that may have a connection of its own.
 pub(super) const MODELS: &str = "models";
+
+/// Who has not answered by then does not.
+const ANSWERS_IN: Duration = Duration::from_secs(2);
 
 /// What the source of every mount begins with in /proc/mounts; the version follows.
 const SOURCE: &str = "cvs:";
@@ -165,14 +183,22 @@ fn survey(store: &Store) -> Result<(Vec<MountEntry>, Vec<MountEntry>), CliError>
                 info.models = Some(Models::OneConnection { reason });
             }
         }
-        let (pid, since) = (Some(lease.pid), Some(lease.since));
-        entries.push(MountEntry { version: lease.label, state, pid, since, info });
+        let process = ProcessId { pid: lease.pid, boot_id: lease.boot_id, start_time: lease.start_time };
+        entries.push(MountEntry {
+            version: lease.label,
+            state,
+            pid: Some(lease.pid),
+            since: Some(lease.since),
+            info,
+            process: Some(process),
+            lease: Some(lease.directory),
+        });
     }
     let others = lines.into_iter().map(|line| {
         let state = if is_dead(&line.mountpoint) { MountState::Dead } else { MountState::Mounted };
         let version = line.source.strip_prefix(SOURCE).unwrap_or(&line.source).to_owned();
         let info = MountInfo { mountpoint: line.mountpoint, ..MountInfo::default() };
-        MountEntry { version, state, pid: None, since: None, info }
+        MountEntry { version, state, pid: None, since: None, info, process: None, lease: None }
     });
     Ok((entries, others.collect()))
 }
@@ -189,10 +215,16 @@ pub(super) fn shows(mountpoint: &Path, version: &str) -> bool {
     })
 }
 
-/// True when the daemon behind a FUSE mountpoint is gone.
+/// True when the daemon behind a FUSE mountpoint is gone. One that does not answer is there.
 fn is_dead(mountpoint: &Path) -> bool {
-    // Attributes may still be cached, the state of the filesystem is not.
-    matches!(rustix::fs::statvfs(mountpoint), Err(rustix::io::Errno::NOTCONN))
+    let (tell, told) = mpsc::channel();
+    let path = mountpoint.to_owned();
+    // Left to itself where it waits for a process that was stopped.
+    thread::spawn(move || {
+        // Attributes may still be cached, the state of the filesystem is not.
+        let _ = tell.send(matches!(rustix::fs::statvfs(&path), Err(rustix::io::Errno::NOTCONN)));
+    });
+    told.recv_timeout(ANSWERS_IN).unwrap_or(false)
 }
 
 /// Makes a mountpoint ready: a directory that is there (made when it is not), empty, free of dead mounts, with its path

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cvs_store::ProcessId;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
@@ -18,6 +19,8 @@ use super::{MountsError, mountinfo, users};
 const POLL: Duration = Duration::from_millis(50);
 /// A daemon has this long to end after its mount is gone.
 const DAEMON_ENDS: Duration = Duration::from_secs(20);
+/// By force, it has this long before it is killed.
+const DAEMON_IS_LET_END: Duration = Duration::from_secs(5);
 
 /// How a mount is taken down that is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,12 +75,30 @@ pub(crate) fn take_down(
     match (how, entry.pid) {
         // Its daemon serves open files, for as long as they are.
         (How::Lazy, _) | (_, None) => Ok(()),
-        (How::Wait | How::Force, Some(pid)) => wait_for_end(path, pid),
+        (How::Wait, Some(pid)) => wait_for_end(path, pid, DAEMON_ENDS),
+        (How::Force, Some(pid)) => wait_for_end(path, pid, DAEMON_IS_LET_END).or_else(|_| {
+            // It is stopped, or waits for a disk. All that was written is below it already.
+            if let Some(process) = &entry.process {
+                tracing::warn!(pid, "the process that served the mount does not end: it is killed");
+                kill(process);
+            }
+            wait_for_end(path, pid, DAEMON_ENDS)
+        }),
     }
 }
 
-fn wait_for_end(path: &Path, pid: u32) -> Result<(), MountsError> {
-    let deadline = Instant::now() + DAEMON_ENDS;
+/// Kills a process, and no other that has its number by now.
+fn kill(process: &ProcessId) {
+    let Some(pid) = i32::try_from(process.pid).ok().and_then(rustix::process::Pid::from_raw) else { return };
+    let Ok(handle) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return };
+    // Whatever it was when the handle was made, it is that for good.
+    if process.is_alive() {
+        let _ = rustix::process::pidfd_send_signal(handle, rustix::process::Signal::KILL);
+    }
+}
+
+fn wait_for_end(path: &Path, pid: u32, patience: Duration) -> Result<(), MountsError> {
+    let deadline = Instant::now() + patience;
     while is_running(pid) {
         if Instant::now() >= deadline {
             return Err(MountsError::StillThere { path: path.to_owned(), pid });

@@ -1,0 +1,99 @@
+//! An ext4 of its own in a file, through a loop device: a disk that can be cut off, damaged and checked.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::Missing;
+
+/// A disk. Dropping it unmounts it and gives the loop device back; the file stays.
+pub struct DiskImage {
+    file: PathBuf,
+    device: PathBuf,
+    mounted: Option<PathBuf>,
+}
+
+impl DiskImage {
+    /// A new disk in a new file of so many bytes.
+    pub fn make(file: &Path, bytes: u64) -> Result<DiskImage, Missing> {
+        let made = File::create(file).and_then(|file| file.set_len(bytes));
+        made.unwrap_or_else(|error| panic!("making {}: {error}", file.display()));
+        DiskImage::format(file)?;
+        DiskImage::attach(file)
+    }
+
+    /// Puts an empty ext4 into a file.
+    pub fn format(file: &Path) -> Result<(), Missing> {
+        // The whole of it at once: what is initialised later would be written while a test looks.
+        let options = "lazy_itable_init=0,lazy_journal_init=0,nodiscard";
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", options]).arg(file)).map(drop)
+    }
+
+    /// The disk in a file.
+    pub fn attach(file: &Path) -> Result<DiskImage, Missing> {
+        let said = run(Command::new("losetup").args(["--find", "--show"]).arg(file))?;
+        Ok(DiskImage { file: file.to_owned(), device: said.trim().into(), mounted: None })
+    }
+
+    /// Mounts it at a directory, made when it is not there, with options of ext4.
+    #[track_caller]
+    pub fn mount(&mut self, at: &Path, options: &str) {
+        fs::create_dir_all(at).unwrap_or_else(|error| panic!("making {}: {error}", at.display()));
+        mount(Some(&self.device), at, Some("ext4"), MsFlags::empty(), Some(options))
+            .unwrap_or_else(|error| panic!("mounting {}: {error}", self.device.display()));
+        self.mounted = Some(at.to_owned());
+    }
+
+    /// Unmounts it.
+    #[track_caller]
+    pub fn unmount(&mut self) {
+        if let Some(at) = self.mounted.take() {
+            umount2(&at, MntFlags::empty())
+                .unwrap_or_else(|error| panic!("unmounting {}: {error}", at.display()));
+        }
+    }
+
+    /// Lets ext4 find an error, as on a disk that fails.
+    #[track_caller]
+    pub fn trigger_error(&self) {
+        let name = self.device.file_name().unwrap_or_default();
+        let path = Path::new("/sys/fs/ext4").join(name).join("trigger_fs_error");
+        fs::write(&path, "1").unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
+    }
+
+    /// Checks and repairs it while it is not mounted; panics when it cannot be.
+    #[track_caller]
+    pub fn check(&self) {
+        // 1: errors were corrected.
+        let output =
+            Command::new("e2fsck").args(["-f", "-p"]).arg(&self.device).output().expect("starting e2fsck");
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{output:?}");
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+}
+
+impl Drop for DiskImage {
+    fn drop(&mut self) {
+        if let Some(at) = self.mounted.take() {
+            let _ = umount2(&at, MntFlags::MNT_DETACH);
+        }
+        let _ = Command::new("losetup").arg("--detach").arg(&self.device).stderr(Stdio::null()).status();
+    }
+}
+
+fn run(command: &mut Command) -> Result<String, Missing> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output =
+        command.stdin(Stdio::null()).output().map_err(|error| Missing(format!("{program} ({error})")))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Missing(format!("{program} that works here, which may need root ({})", said.trim())))
+}
