@@ -463,7 +463,7 @@ impl<F: Form> Filesystem for Adapter<F> {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -471,11 +471,12 @@ impl<F: Form> Filesystem for Adapter<F> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let mode = mode as u32;
-        empty(
-            guard("fallocate", ino.0, || self.overlay.fallocate(self.form.node(ino), offset, length, mode)),
-            reply,
-        );
+        // The kernel leaves it to us to clear setuid, and does not say when.
+        let (mode, unprivileged) = (mode as u32, request.uid() != 0);
+        let done = guard("fallocate", ino.0, || {
+            self.overlay.fallocate(self.form.node(ino), offset, length, mode, unprivileged)
+        });
+        empty(done, reply);
     }
 
     fn lseek(
@@ -506,7 +507,7 @@ impl<F: Form> Filesystem for Adapter<F> {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         ino_in: INodeNo,
         _fh_in: FileHandle,
         offset_in: u64,
@@ -519,7 +520,7 @@ impl<F: Form> Filesystem for Adapter<F> {
     ) {
         let (from, to) = (self.form.node(ino_in), self.form.node(ino_out));
         match guard("copy_file_range", ino_out.0, || {
-            self.overlay.copy_range(from, offset_in, to, offset_out, len)
+            self.overlay.copy_range(from, offset_in, to, offset_out, len, request.uid() != 0)
         }) {
             Ok(copied) => reply.written(copied as u32),
             Err(errno) => reply.error(errno),

@@ -92,11 +92,19 @@ impl Overlay {
         .map_err(FsError::upper("sync"))
     }
 
-    /// Allocates or frees a range; `mode` is that of fallocate(2).
-    pub fn fallocate(&self, ino: Ino, offset: u64, len: u64, mode: u32) -> Result<(), FsError> {
+    /// Allocates or frees a range; `mode` is that of fallocate(2). `unprivileged` clears setuid and setgid.
+    pub fn fallocate(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        mode: u32,
+        unprivileged: bool,
+    ) -> Result<(), FsError> {
         let file = self.file_to_write(ino)?;
         disk::fallocate(&*file, FallocateFlags::from_bits_retain(mode), offset, len)
-            .map_err(FsError::upper("allocate"))
+            .map_err(FsError::upper("allocate"))?;
+        if unprivileged { self.drop_privileges_of(&file) } else { Ok(()) }
     }
 
     /// The next data or hole from `offset`.
@@ -115,7 +123,8 @@ impl Overlay {
         }
     }
 
-    /// Copies a range within the filesystem; the number of bytes copied.
+    /// Copies a range within the filesystem; the number of bytes copied. `unprivileged` clears setuid and setgid.
+    #[allow(clippy::too_many_arguments)]
     pub fn copy_range(
         &self,
         from: Ino,
@@ -123,6 +132,7 @@ impl Overlay {
         to: Ino,
         to_offset: u64,
         len: u64,
+        unprivileged: bool,
     ) -> Result<u64, FsError> {
         let target = self.file_to_write(to)?;
         let source = match self.lower_content(from)? {
@@ -131,8 +141,12 @@ impl Overlay {
         };
         let (mut from_offset, mut to_offset) = (from_offset, to_offset);
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
-        disk::copy_file_range(&*source, Some(&mut from_offset), &*target, Some(&mut to_offset), len)
-            .map(|copied| copied as u64)
-            .map_err(FsError::upper("copy"))
+        let copied =
+            disk::copy_file_range(&*source, Some(&mut from_offset), &*target, Some(&mut to_offset), len)
+                .map_err(FsError::upper("copy"))?;
+        if unprivileged {
+            self.drop_privileges_of(&target)?;
+        }
+        Ok(copied as u64)
     }
 }

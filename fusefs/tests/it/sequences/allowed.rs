@@ -25,6 +25,17 @@ pub(crate) fn settles_mappings(op: &Op) -> bool {
     matches!(op, Op::Utimens(..) | Op::Futimens(..))
 }
 
+/// Below models, who reads an object goes on reading it when another opens the file to write, which is another node from
+/// then on (docs/overlay.md). So what can only read there is closed again at once.
+pub(crate) fn is_let_go(op: &Op, models: bool) -> Option<u8> {
+    match op {
+        Op::Open(_, how, _, slot) if models && !["w", "rw", "dir"].iter().any(|word| how.has(word)) => {
+            Some(*slot)
+        }
+        _ => None,
+    }
+}
+
 /// SEEK_DATA and SEEK_HOLE in space that was allocated and not written: ext4 takes what is in its page cache for data,
 /// and what was read ahead is there. So they are left out once something was `allocated`.
 pub(crate) fn is_passed_over(op: &Op, allocated: &mut bool) -> bool {

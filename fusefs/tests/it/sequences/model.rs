@@ -469,7 +469,8 @@ impl Model {
                     return Some(Err(Errno::BADF));
                 }
                 let mode = modes[usize::from(kind)];
-                self.ask(|overlay| overlay.fallocate(ino, at.into(), len.into(), mode)).map(|()| Seen::Done)
+                self.ask(|overlay| overlay.fallocate(ino, at.into(), len.into(), mode, false))
+                    .map(|()| Seen::Done)
             }
             Op::Fsync(_, data) => match open.kind {
                 Kind::Dir => self.ask(|overlay| overlay.fsync_dir(ino)),
@@ -557,7 +558,7 @@ impl Model {
         if len == 0 {
             return Ok(Seen::Number(0));
         }
-        self.ask(|overlay| overlay.copy_range(from.ino, from_at, to.ino, to_at, len)).map(Seen::Number)
+        self.ask(|overlay| overlay.copy_range(from.ino, from_at, to.ino, to_at, len, false)).map(Seen::Number)
     }
 
     fn read_dir(&self, open: &mut Open, most: usize) -> Done {

@@ -37,12 +37,9 @@ pub(crate) struct Step {
 pub(crate) fn here(op: Op) -> Step {
     Step { who: Who::Here, op }
 }
-// What is printed of a sequence may need these two.
-#[allow(dead_code)]
 pub(crate) fn other(op: Op) -> Step {
     Step { who: Who::Other, op }
 }
-#[allow(dead_code)]
 pub(crate) fn nobody(op: Op) -> Step {
     Step { who: Who::Nobody, op }
 }
@@ -412,6 +409,10 @@ fn together(scope: Scope) -> BoxedStrategy<Vec<Op>> {
             Op::Pwrite(s, o, 5000),
             Op::Unlink(p),
         ]),
+        (path(1), slot(), path(1)).prop_map(|(p, s, to)| vec![
+            Op::Open(p, how("rw create"), Bits(0o600), s),
+            Op::LinkHandle(s, to),
+        ]),
         (path(1), slot()).prop_map(|(p, s)| vec![
             Op::Open(p, how("r dir"), Bits(0), s),
             Op::ReadDir(s, 24),
@@ -422,7 +423,7 @@ fn together(scope: Scope) -> BoxedStrategy<Vec<Op>> {
         return common.boxed();
     }
     let mapped = (path(1), slot(), any::<bool>(), offset(), offset()).prop_map(|(p, s, shared, o, t)| {
-        let open = Op::Open(p, how("rw"), Bits(0), s);
+        let open = Op::Open(p, how("rw create"), Bits(0o600), s);
         vec![
             open,
             Op::Map(s, shared),

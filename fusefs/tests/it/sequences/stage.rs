@@ -27,7 +27,7 @@ pub(crate) struct Stage {
     pub(crate) world: World,
     pub(crate) lowers: Vec<Lower>,
     /// The trees are below the models connection.
-    models: bool,
+    pub(crate) models: bool,
     mounted: Option<Mounted>,
     upper: u32,
     used: [usize; TREES as usize],
