@@ -110,7 +110,7 @@ impl Fetcher<'_> {
         let count = model.sources().count();
         for (index, (text, source)) in model.sources().enumerate() {
             let brought = self.with_options(part, |options| {
-                let found = self.from_source(text, source, model, pin, wanted, options);
+                let found = self.try_source(text, source, model, pin, wanted, options);
                 if let Err(error) = &found
                     && index + 1 < count
                     && is_of_source(error)
@@ -131,7 +131,7 @@ impl Fetcher<'_> {
         }
     }
 
-    fn from_source(
+    fn try_source(
         &self,
         text: &str,
         source: &ModelSource,
