@@ -18,6 +18,7 @@ mod mount_helper;
 mod mounted;
 mod mounts;
 mod ordinary;
+mod posix;
 mod programs;
 mod python_env;
 mod run_handler;

@@ -38,7 +38,7 @@ impl Site {
     }
 }
 
-/// Ours first, in each of its forms, and native second. Native is a filesystem of its own, which can be mounted
+/// Ours first, in each of its forms, then native. Native is a filesystem of its own, which can be mounted
 /// read-only, of the type that holds the layers of the others.
 pub(super) fn sites(lab: &Lab, peers: bool) -> Outcome<Vec<Site>> {
     let source = lab.work("source")?;
@@ -47,12 +47,15 @@ pub(super) fn sites(lab: &Lab, peers: bool) -> Outcome<Vec<Site>> {
         fs::create_dir(&dir).doing(|| format!("making {}", dir.display()))?;
         fsx::furnish(&dir, place)?;
     }
-    shell::quiet(lab.cvs().args(["debug", "ingest"]).arg(&source).args(["--as", "posix"]))?;
+    let ours = |id, options: &[&str]| {
+        shell::quiet(lab.cvs().args(["debug", "ingest"]).arg(&source).args(["--as", id]))?;
+        lab.mount(id, &[&["--allow-other"], options].concat())
+    };
     let site = |filesystem, role, root, models| Site { filesystem, role, root, models };
-    let models = false;
     let mut sites = vec![
-        site("cvs", Role::Ours, lab.mount("posix", &["--allow-other"])?, false),
-        site("native", Role::Native, native(lab, &source)?, models),
+        site("cvs", Role::Ours, ours("posix", &[])?, true),
+        site("cvs, one connection", Role::Ours, ours("posix-one", &["--no-passthrough"])?, false),
+        site("native", Role::Native, native(lab, &source)?, true),
     ];
     if peers {
         sites.push(site("overlayfs", Role::Peer, lab.overlayfs(&source)?, false));
