@@ -21,15 +21,25 @@ struct Story {
     needs: &'static [&'static str],
     /// Ends of names of files whose bytes and times are not the same twice: they hold times, or random bytes.
     varies: &'static [&'static str],
+    /// How the version is mounted.
+    flags: &'static [&'static str],
 }
+
+/// Without the models connection everything is as on one filesystem: `models/` can be removed and moved, and who has a
+/// model open sees what others write to it.
+const ONE_CONNECTION: &[&str] = &["--no-passthrough"];
 
 macro_rules! story {
     ($name:literal, $needs:expr, $varies:expr) => {
+        story!($name, $needs, $varies, [])
+    };
+    ($name:literal, $needs:expr, $varies:expr, $flags:expr) => {
         Story {
             name: $name,
             script: include_str!(concat!("programs/", $name, ".sh")),
             needs: &$needs,
             varies: &$varies,
+            flags: &$flags,
         }
     };
 }
@@ -131,7 +141,7 @@ impl Stage {
             ["plain", "mount", "overlays"].map(|kind| self.below(&format!("{kind}/{}", story.name)));
         let prepare = format!("mkdir -p {0}/overlays {0}/plain; cp -a {0}/copied {plain}", self.place);
         self.sh(".", &prepare, &[]);
-        let mount = || self.cvs(&["mount", "v", &mnt, "--overlay", &overlay]);
+        let mount = || self.cvs(&[&["mount", "v", &mnt, "--overlay", &overlay], story.flags].concat());
         mount();
         let mut seen = Vec::new();
         for dir in [&plain, &mnt] {
@@ -208,12 +218,15 @@ fn compare(what: &str, plain: &str, mount: &str) -> Result<(), String> {
 
 #[test]
 fn programs_copy_and_pack() {
-    tell(false, &[story!("copies", ["rsync"], []), story!("trees", ["zip", "unzip"], [])]);
+    tell(false, &[story!("copies", ["rsync"], []), story!("trees", ["zip", "unzip"], [], *ONE_CONNECTION)]);
 }
 
 #[test]
 fn programs_edit_and_compile() {
-    tell(false, &[story!("edits", [], []), story!("make", ["make"], []), story!("maps", [], [])]);
+    tell(
+        false,
+        &[story!("edits", [], []), story!("make", ["make"], []), story!("maps", [], [], *ONE_CONNECTION)],
+    );
 }
 
 #[test]
@@ -232,10 +245,15 @@ fn programs_change_what_is_stored() {
 }
 
 #[test]
+fn programs_cross_into_models() {
+    tell(false, &[story!("models", ["rsync", "zip", "unzip"], [])]);
+}
+
+#[test]
 fn programs_of_an_ordinary_user() {
     let copies = story!("copies", ["rsync"], []);
-    let trees = story!("trees", ["zip", "unzip"], []);
-    let [edits, maps] = [story!("edits", [], []), story!("maps", [], [])];
+    let trees = story!("trees", ["zip", "unzip"], [], *ONE_CONNECTION);
+    let [edits, maps] = [story!("edits", [], []), story!("maps", [], [], *ONE_CONNECTION)];
     tell(true, &[copies, trees, edits, maps, story!("make", ["make"], []), story!("sqlite", [], [".db"])]);
 }
 

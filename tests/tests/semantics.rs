@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use cvs_tests::{TestEnvironment, available};
 use nix::unistd::geteuid;
 
-use crate::mounted::{fuse, ingest, mount, umount};
-use crate::ordinary::{open_to_all, succeeds};
+use crate::mounted::{fuse, ingest, mount, mounts_of, tree, umount};
+use crate::ordinary::{Ordinary, open_to_all, program, succeeds};
 
 const PRELUDE: &str = include_str!("semantics/prelude.py");
 
@@ -38,17 +38,8 @@ impl Pair {
         available(fuse().and_then(|()| root()))?;
         let env = TestEnvironment::new();
         open_to_all(&env);
-        let source = env.path("sources/v");
-        fs::create_dir_all(source.join("dir/sub")).expect("making a directory");
-        fs::write(source.join("one"), "one of three").expect("writing a file");
-        for name in ["two", "dir/three"] {
-            fs::hard_link(source.join("one"), source.join(name)).expect("linking a file");
-        }
-        symlink("file", source.join("link")).expect("making a symlink");
-        let large = vec![b'l'; 20_000];
-        let files: [(&str, &[u8]); 4] =
-            [("file", b"below"), ("dir/other", b"other"), ("dir/sub/deep", b"deep"), ("large", &large)];
-        ingest(&env, "v", &files);
+        store(&env);
+        env.cvs(["debug", "ingest", "sources/v", "--as", "v"]).ok();
         let mounted = mount(&env, "v", "v", &["--allow-other"]);
         let plain = env.path("mnt/p");
         let copied = env.command("cp").arg("-a").args([&mounted, &plain]).output();
@@ -75,6 +66,57 @@ impl Pair {
     fn mount_again(&self) {
         umount(&self.env, &self.mounted);
         mount(&self.env, "v", "v", &["--allow-other"]);
+    }
+}
+
+/// Writes what the version of the tests here holds.
+fn store(env: &TestEnvironment) {
+    let source = env.path("sources/v");
+    fs::create_dir_all(source.join("dir/sub")).expect("making a directory");
+    let large = vec![b'l'; 20_000];
+    let files: [(&str, &[u8]); 5] = [
+        ("one", b"one of three"),
+        ("file", b"below"),
+        ("dir/other", b"other"),
+        ("dir/sub/deep", b"deep"),
+        ("large", &large),
+    ];
+    for (path, bytes) in files {
+        fs::write(source.join(path), bytes).expect("writing a file");
+    }
+    for name in ["two", "dir/three"] {
+        fs::hard_link(source.join("one"), source.join(name)).expect("linking a file");
+    }
+    symlink("file", source.join("link")).expect("making a symlink");
+}
+
+/// What does not need other users is the same in a mount through fusermount3.
+#[test]
+fn mounts_of_ordinary_users_have_the_same() {
+    let mut env = TestEnvironment::new();
+    let ordinary = program("fusermount3").and_then(|()| Ordinary::new(&env));
+    let Some(ordinary) = available(ordinary) else { return };
+    ordinary.settle(&mut env);
+    store(&env);
+    succeeds(&ordinary.cvs(&env, &["debug", "ingest", "sources/v", "--as", "v"]));
+    for (name, script) in [
+        ("readers", script!("readers")),
+        ("numbers", script!("numbers")),
+        ("hard-links", script!("hard-links")),
+        ("directory-times", script!("directory-times")),
+        ("locks", script!("locks")),
+        ("direct", script!("direct")),
+        ("names", script!("names")),
+    ] {
+        succeeds(&ordinary.cvs(&env, &["mount", "v", "theirs/mnt", "--ephemeral"]));
+        let plain = format!("theirs/{name}");
+        succeeds(&ordinary.run(&env, "cp", &["-a", "theirs/mnt", &plain]));
+        let said = [plain.as_str(), "theirs/mnt"].map(|dir| {
+            let text = format!("import os\nos.chdir('{dir}')\n{PRELUDE}\n{script}");
+            succeeds(&ordinary.run(&env, "sh", &["-c", "exec python3 -Ic \"$0\"", &text]))
+        });
+        assert_eq!(said[1], said[0], "{name}: on the mount (left) and on plain files (right)");
+        succeeds(&ordinary.cvs(&env, &["umount", "v"]));
     }
 }
 
@@ -179,6 +221,28 @@ fn files_without_a_name_are_refused_and_python_does_without() {
     let said = pair.run(&pair.mounted, script!("unnamed"), &[]);
     let names = "['dir', 'file', 'large', 'link', 'one', 'two']";
     assert_eq!(said, format!("ENOTSUP\nb'x' 0\nTrue True\n{names}\n"));
+}
+
+/// What the models connection makes different from one filesystem.
+#[test]
+fn models_are_a_filesystem_of_their_own_and_readers_keep_what_they_opened() {
+    let Some(pair) = Pair::new() else { return };
+    let files: [(&str, &[u8]); 3] = [("models/model", b"below and more"), ("file", b""), ("dir/f", b"")];
+    ingest(&pair.env, "m", &files);
+    let dir = mount(&pair.env, "m", "m", &[]);
+    let form = mounts_of(&pair.env, "m")[0]["models"].clone();
+    if form["form"] != "passthrough" {
+        assert!(std::env::var_os("CVS_TEST_REQUIRE_PASSTHROUGH").is_none(), "{form}");
+        return eprintln!("skipped: {form}");
+    }
+    let said = "written 3 b'NEWow'\nwho had it open b'below' b'below' 0\nnumber False\n\
+                written again 5 b'AGAIN' True\na mountpoint False\nEXDEV EXDEV EXDEV\nEBUSY EBUSY\n\
+                moved b'AGAIN' 256 ['models'] []\n";
+    assert_eq!(pair.run(&dir, script!("models"), &[]), said);
+    umount(&pair.env, &dir);
+    mount(&pair.env, "m", "m", &[]);
+    assert_eq!(tree(&dir).into_keys().collect::<Vec<_>>(), ["models"]);
+    umount(&pair.env, &dir);
 }
 
 #[test]

@@ -10,13 +10,14 @@ def tried(f, *args, **options):
 
 
 def as_user(uid, f, *args, groups=(), **options):
-    """The same in a process of another user, whose group has the user's number."""
+    """The same in another process, of a user whose group has the user's number."""
     pipe_in, pipe_out = os.pipe()
     child = os.fork()
     if child == 0:
-        os.setgroups(groups)
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
+        if uid is not None:
+            os.setgroups(groups)
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
         os.write(pipe_out, repr(tried(f, *args, **options)).encode())
         os._exit(0)
     os.close(pipe_out)
@@ -27,8 +28,8 @@ def as_user(uid, f, *args, groups=(), **options):
 
 
 def in_child(f, *args, **options):
-    """The same in another process."""
-    return as_user(os.geteuid(), f, *args, groups=os.getgroups(), **options)
+    """The same in another process of this user."""
+    return as_user(None, f, *args, **options)
 
 
 def write(path, data, flags=0, mode=0o644):
