@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::damage::{Damage, DamagedBlob};
+use crate::direct::{Direct, LARGE};
 use crate::error::FsError;
 use crate::prefetch::Trace;
 
@@ -21,6 +22,7 @@ const OPEN_BLOBS: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 pub(crate) struct Blobs {
     store: Store,
     open: Mutex<LruCache<BlobId, Arc<File>>>,
+    direct: Direct,
     pub(crate) trace: Trace,
     damage: Damage,
 }
@@ -28,7 +30,7 @@ pub(crate) struct Blobs {
 impl Blobs {
     pub(crate) fn new(store: Store, view: Arc<View>) -> Self {
         let open = Mutex::new(LruCache::new(OPEN_BLOBS.min(share_of_descriptors())));
-        Self { store, open, trace: Trace::new(), damage: Damage::new(view) }
+        Self { store, open, direct: Direct::new(), trace: Trace::new(), damage: Damage::new(view) }
     }
 
     /// Blobs that are open.
@@ -96,12 +98,20 @@ impl Blobs {
         }
         let file = self.open(id, size)?;
         let buffer = buffer.get_mut(..wanted).unwrap_or_default();
-        file.read_exact_at(buffer, offset).map_err(|error| {
+        let read = match size >= LARGE {
+            true => self.direct.read(&self.store, id, offset, buffer),
+            false => file.read_exact_at(buffer, offset),
+        };
+        read.map_err(|error| {
             // It may have been replaced by a whole one meanwhile: the next read looks anew.
             self.open.lock().unwrap_or_else(|e| e.into_inner()).pop(&id);
+            self.direct.forget(id);
             match error.kind() {
                 std::io::ErrorKind::UnexpectedEof => self.damaged_blob(id, "is cut off"),
-                _ => self.unreadable(id, &error, "cannot be read"),
+                _ => match Errno::from_io_error(&error) {
+                    Some(errno @ (Errno::MFILE | Errno::NFILE)) => FsError::Object { errno },
+                    _ => self.unreadable(id, &error, "cannot be read"),
+                },
             }
         })?;
         Ok(wanted)

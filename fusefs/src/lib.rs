@@ -18,6 +18,7 @@ mod crash;
 mod create;
 mod damage;
 mod data;
+mod direct;
 mod disk;
 mod error;
 #[cfg(debug_assertions)]

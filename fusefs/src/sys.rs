@@ -45,3 +45,21 @@ pub(crate) fn close_backing(connection: impl AsFd, id: u32) -> Result<(), Errno>
         rustix::ioctl::ioctl(connection, request)
     }
 }
+
+/// The number of cachestat(2), on every architecture that Rust knows.
+const CACHESTAT: libc::c_long = 451;
+
+/// How many pages of a range of a file are in the page cache (cachestat(2), Linux 6.5).
+pub(crate) fn cached_pages(file: impl AsFd, offset: u64, len: u64) -> Result<u64, Errno> {
+    // `struct cachestat_range` and `struct cachestat` of linux/mman.h.
+    let range = [offset, len];
+    let mut found = [0u64; 5];
+    // SAFETY: both are laid out as the kernel's structures of two and of five 64-bit numbers, and outlive the call.
+    let done = unsafe {
+        libc::syscall(CACHESTAT, file.as_fd().as_raw_fd(), range.as_ptr(), found.as_mut_ptr(), 0u32)
+    };
+    match (done, found) {
+        (0, [cached, ..]) => Ok(cached),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+    }
+}

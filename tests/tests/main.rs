@@ -15,6 +15,7 @@ mod fsx;
 mod kills;
 mod models;
 mod mount_helper;
+mod models_connection;
 mod mounted;
 mod mounts;
 mod ordinary;

@@ -346,3 +346,80 @@ fn the_tree_connection_shows_the_directory_when_the_other_is_gone() {
     fs::rename(mounted.path("models/f"), mounted.path("f")).unwrap();
     rustix::mount::unmount(&aside, rustix::mount::UnmountFlags::empty()).unwrap();
 }
+
+const LARGE: usize = 40 << 20;
+const PAGES: u64 = LARGE as u64 / 4096;
+
+/// A view with a large model, and its object.
+fn with_large() -> (Lower, File) {
+    let lower = Lower::new(|dir| {
+        fs::create_dir(dir.join("models")).unwrap();
+        let bytes: Vec<u8> =
+            (0..LARGE as u32 / 4).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        fs::write(dir.join("models/large"), bytes).unwrap();
+    });
+    let object = objects(&lower).into_iter().find(|(_, bytes)| bytes.len() == LARGE).unwrap().0;
+    (lower, File::open(object).unwrap())
+}
+
+/// Empties the page cache of a file; none where it is kept all the same.
+fn make_cold(object: &File) -> Option<()> {
+    object.sync_all().unwrap();
+    rustix::fs::fadvise(object, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    if sys::cached_pages(object) == 0 {
+        return Some(());
+    }
+    assert!(std::env::var_os("CI").is_none(), "this filesystem keeps files in memory");
+    eprintln!("skipped: this filesystem keeps files in memory");
+    None
+}
+
+#[test]
+fn mounts_share_one_copy_in_memory() {
+    let (lower, object) = with_large();
+    let Some(()) = make_cold(&object) else { return };
+    let Some(one) = mount_over(&lower, overlay(&lower, "one"), "one") else { return };
+    let Some(two) = mount_over(&lower, overlay(&lower, "two"), "two") else { return };
+    let [of_one, of_two] = [&one, &two].map(|mounted| File::open(mounted.path("models/large")).unwrap());
+    let expected = fs::read(one.path("models/large")).unwrap();
+    assert!(sys::map(&of_two)[..] == expected[..]);
+    // What they have read is the object's.
+    assert_eq!([&object, &of_one, &of_two].map(sys::cached_pages), [PAGES, 0, 0]);
+    // It stays, over the end of one version to the beginning of the next.
+    drop((of_one, of_two, one, two));
+    assert_eq!(sys::cached_pages(&object), PAGES);
+    let Some(three) = mount_over(&lower, overlay(&lower, "three"), "three") else { return };
+    let of_three = File::open(three.path("models/large")).unwrap();
+    assert!(sys::map(&of_three)[..] == expected[..]);
+    assert_eq!([&object, &of_three].map(sys::cached_pages), [PAGES, 0]);
+}
+
+#[test]
+fn one_connection_keeps_one_copy_of_what_is_large() {
+    let (lower, object) = with_large();
+    let expected = fs::read(lower.world.beside("lower/models/large")).unwrap();
+    let Some(()) = make_cold(&object) else { return };
+    let Some(mounted) = lower.mount() else { return };
+    let path = mounted.path("models/large");
+    assert!(fs::read(&path).unwrap() == expected);
+    assert_eq!(sys::cached_pages(&object), 0, "what the mount keeps, the object does not");
+    assert_eq!(sys::cached_pages(&File::open(&path).unwrap()), PAGES);
+
+    // What is in memory already is taken from there, and goes.
+    drop(mounted);
+    fs::copy(lower.world.beside("lower/models/large"), "/dev/null").unwrap();
+    rustix::fs::fadvise(&object, 0, None, rustix::fs::Advice::WillNeed).unwrap();
+    let mut page = [0; 4096];
+    for at in (0..LARGE as u64).step_by(1 << 20) {
+        object.read_exact_at(&mut page, at).unwrap();
+    }
+    assert!(sys::cached_pages(&object) > 0);
+    let Some(mounted) = lower.mount() else { return };
+    assert!(fs::read(mounted.path("models/large")).unwrap() == expected);
+    assert!(sys::cached_pages(&object) < PAGES / 50, "{} pages are left", sys::cached_pages(&object));
+    // Reads that are not aligned, and the end of a file that is not.
+    let file = open(&mounted.path("models/large"), OFlags::RDONLY | OFlags::DIRECT).unwrap();
+    let mut some = vec![0; 5000];
+    file.read_exact_at(&mut some, 12_345_679).unwrap();
+    assert_eq!(some, expected[12_345_679..12_350_679]);
+}
