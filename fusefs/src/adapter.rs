@@ -42,7 +42,7 @@ impl<F: Form> Adapter<F> {
     fn entry(&self, done: Result<Attr, Errno>, reply: ReplyEntry) {
         match done {
             Ok(attr) => {
-                self.overlay.count_lookup(attr.ino);
+                self.form.count_lookup(attr.ino);
                 reply.entry(&self.form.keep(attr.ino), &self.attr(&attr), GENERATION);
             }
             Err(errno) => reply.error(errno),
@@ -91,7 +91,7 @@ impl<F: Form> Filesystem for Adapter<F> {
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
         let _ = guard("forget", ino.0, || {
-            self.overlay.forget(self.form.node(ino), count);
+            self.form.forget(self.form.node(ino), count);
             Ok(())
         });
     }
@@ -352,13 +352,13 @@ impl<F: Form> Filesystem for Adapter<F> {
             let counts = attr.ino.0 != 0 && &*entry.name != b"." && &*entry.name != b"..";
             // Counted before the kernel can have it, and taken back when it did not fit.
             if counts {
-                self.overlay.count_lookup(entry.ino);
+                self.form.count_lookup(entry.ino);
             }
             let (number, name) = (self.form.number(entry.ino), OsStr::from_bytes(&entry.name));
             let keep = self.form.keep(entry.ino);
             if reply.add(number, entry.cookie, name, &keep, &attr, GENERATION) {
                 if counts {
-                    self.overlay.forget(entry.ino, 1);
+                    self.form.forget(entry.ino, 1);
                 }
                 break;
             }
@@ -454,7 +454,7 @@ impl<F: Form> Filesystem for Adapter<F> {
     ) {
         match self.make(request, parent, name, Make::File, mode) {
             Ok(attr) => {
-                self.overlay.count_lookup(attr.ino);
+                self.form.count_lookup(attr.ino);
                 self.form.created(&attr, &self.attr(&attr), reply);
             }
             Err(errno) => reply.error(errno),

@@ -49,6 +49,12 @@ pub(crate) trait Form: Send + Sync + 'static {
         FOREVER
     }
 
+    /// The kernel got one more name of a node.
+    fn count_lookup(&self, ino: Ino);
+
+    /// The kernel gave `count` names of a node back.
+    fn forget(&self, ino: Ino, count: u64);
+
     fn open(&self, ino: Ino, flags: OpenFlags, caller: Caller, reply: ReplyOpen);
 
     /// Answers a CREATE that has made a file and counted it.
@@ -136,6 +142,14 @@ impl Form for TreeForm {
             Ok(attr) if attr.ino == top => Err(FsError::Busy),
             _ => Ok(()),
         }
+    }
+
+    fn count_lookup(&self, ino: Ino) {
+        self.overlay.count_lookup(ino);
+    }
+
+    fn forget(&self, ino: Ino, count: u64) {
+        self.overlay.forget(ino, count);
     }
 
     fn open(&self, _ino: Ino, _flags: OpenFlags, _caller: Caller, reply: ReplyOpen) {

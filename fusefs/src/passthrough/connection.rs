@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cvs_store::{BlobId, LowerId};
 use fuser::{BackingId, Config, Session, SessionACL};
@@ -113,6 +113,7 @@ fn connect_over(
         })?,
         depth,
         opens: Opens::default(),
+        held: Mutex::default(),
         notifier: Arc::clone(&notifier),
     };
     let mut config = Config::default();

@@ -17,10 +17,12 @@
 mod connection;
 mod opens;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use fuser::{
@@ -53,6 +55,9 @@ pub(crate) struct PassthroughForm {
     /// How many filesystems may lie on each other below.
     depth: u32,
     opens: Opens,
+    /// What the kernel holds through this connection. It gives nothing back when it is unmounted, and the overlay may
+    /// live on.
+    held: Mutex<HashMap<Ino, u64>>,
     /// Set before the first request.
     notifier: Arc<OnceLock<Notifier>>,
 }
@@ -142,6 +147,14 @@ impl PassthroughForm {
     }
 }
 
+impl Drop for PassthroughForm {
+    fn drop(&mut self) {
+        for (ino, count) in self.held.get_mut().unwrap_or_else(|e| e.into_inner()).drain() {
+            self.overlay.forget(ino, count);
+        }
+    }
+}
+
 impl Form for PassthroughForm {
     fn init(&self, config: &mut KernelConfig) -> io::Result<()> {
         // FUSE_HANDLE_KILLPRIV_V2 is left out on purpose: writes do not come to us, so the kernel has to clear setuid.
@@ -173,6 +186,21 @@ impl Form for PassthroughForm {
 
     fn keep(&self, ino: Ino) -> Duration {
         if self.opens.is_written(ino) { Duration::ZERO } else { FOREVER }
+    }
+
+    fn count_lookup(&self, ino: Ino) {
+        *self.held.lock().unwrap_or_else(|e| e.into_inner()).entry(ino).or_default() += 1;
+        self.overlay.count_lookup(ino);
+    }
+
+    fn forget(&self, ino: Ino, count: u64) {
+        if let Entry::Occupied(mut held) = self.held.lock().unwrap_or_else(|e| e.into_inner()).entry(ino) {
+            *held.get_mut() = held.get().saturating_sub(count);
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
+        self.overlay.forget(ino, count);
     }
 
     fn open(&self, ino: Ino, flags: OpenFlags, caller: Caller, reply: ReplyOpen) {
