@@ -20,6 +20,11 @@ impl Chance {
         Chance { seed, state: seed }
     }
 
+    /// Chance for another thread, which the same seed gives again.
+    pub(crate) fn fork(&mut self) -> Chance {
+        Chance { seed: self.seed, state: self.next() }
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;

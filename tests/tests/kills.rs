@@ -16,67 +16,103 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::chance::{Chance, rounds};
+use crate::chance::{Chance, long, rounds};
 use crate::crash_model::{Model, Op};
 use crate::mounted::{
     Entry, SOON, assert_objects_are_what_they_are_called, daemon, fuse, log_of, mount, read, tree, umount,
     wait_gone,
 };
 
+/// Trees of the mount, each with a writer of its own. One may have a connection of its own.
+const WRITERS: [&str; 4] = ["w0", "w1", "w2", "models/w3"];
+
+/// How often the daemon is killed: 20 times, or 1,000 with `CVS_TEST_LONG` set.
+fn kills() -> usize {
+    if long() { 1000 } else { 20 }
+}
+
+/// What one writer knows: its tree, and what it did.
+#[derive(Default)]
+struct Writer {
+    model: Model,
+    history: Vec<Op>,
+}
+
 #[test]
 fn what_was_acknowledged_survives_the_daemon() {
     let Some(()) = available(fuse()) else { return };
     let env = TestEnvironment::new();
     let mut chance = Chance::new();
-    let mut model = Model::default();
-    for dir in ["d0", "d1", "d2/d0", "d2/d1", "d3/d0/d0"] {
-        for name in ["f0", "f1", "f2"] {
-            let len = if name == "f2" { 200_000 } else { chance.below(10_000) };
-            let (path, bytes) = (format!("{dir}/{name}"), chance.bytes(len));
-            env.write(format!("lower/{path}"), &bytes);
-            model.add_file(&path, &bytes);
+    let mut writers: Vec<Writer> = Vec::new();
+    for tree in WRITERS {
+        let mut model = Model::default();
+        for dir in ["d0", "d1", "d2/d0", "d2/d1", "d3/d0/d0"] {
+            for name in ["f0", "f1", "f2"] {
+                let len = if name == "f2" { 200_000 } else { chance.below(10_000) };
+                let (path, bytes) = (format!("{dir}/{name}"), chance.bytes(len));
+                env.write(format!("lower/{tree}/{path}"), &bytes);
+                model.add_file(&path, &bytes);
+            }
         }
+        writers.push(Writer { model, history: Vec::new() });
     }
     env.cvs(["debug", "ingest", "lower", "--as", "crash"]).ok();
     let dir = mount(&env, "crash", "crash", &[]);
-    let mut history: Vec<Op> = Vec::new();
-    for round in 0..rounds() {
+    let mut operations = 0;
+    for round in 0..kills() {
         let daemon = daemon(&env, "crash");
-        let (count, delay) = (chance.below(60), chance.time(Duration::from_millis(3)));
+        let (count, delay) = (chance.below(200), chance.time(Duration::from_millis(3)));
         let done = AtomicUsize::new(0);
-        let (before, op) = std::thread::scope(|scope| {
-            let writer =
-                scope.spawn(|| write_until_it_fails(model.clone(), &dir, &mut chance, &done, &mut history));
-            wait_until(SOON, "the writer gets on", || {
-                done.load(Ordering::Relaxed) >= count || writer.is_finished()
+        let ends: Vec<(Model, Op)> = std::thread::scope(|scope| {
+            let running: Vec<_> = writers
+                .iter_mut()
+                .zip(WRITERS)
+                .map(|(writer, tree)| {
+                    let (tree, mut chance, done) = (dir.join(tree), chance.fork(), &done);
+                    let (model, history) = (writer.model.clone(), &mut writer.history);
+                    scope.spawn(move || write_until_it_fails(model, &tree, &mut chance, done, history))
+                })
+                .collect();
+            wait_until(SOON, "the writers get on", || {
+                done.load(Ordering::Relaxed) >= count || running.iter().any(|writer| writer.is_finished())
             });
             spin(delay);
             kill(daemon, Signal::SIGKILL).expect("killing the daemon");
-            writer.join().expect("the writer does not panic")
+            running.into_iter().map(|writer| writer.join().expect("a writer does not panic")).collect()
         });
+        operations += done.into_inner();
         wait_gone(daemon);
         mount(&env, "crash", "crash", &[]);
 
-        let candidates = before.possible(&op);
-        let differences: Vec<_> = candidates.iter().map(|candidate| candidate.differences(&dir)).collect();
-        let found = differences.iter().position(Vec::is_empty);
-        let Some(found) = found else {
-            panic!(
-                "round {round}: neither as before {op:?}: {:#?}\nnor as after: {:#?}\nlog:\n{}\nlast: {:?}",
-                differences[0],
-                differences[1],
-                log_of(&env, "crash"),
-                names(&history[history.len().saturating_sub(20)..]),
-            )
-        };
-        model = candidates.into_iter().nth(found).unwrap_or_default();
-        model.settle(&dir);
+        for ((writer, tree), (before, op)) in writers.iter_mut().zip(WRITERS).zip(ends) {
+            let tree = dir.join(tree);
+            let candidates = before.possible(&op);
+            let differences: Vec<_> =
+                candidates.iter().map(|candidate| candidate.differences(&tree)).collect();
+            let found = differences.iter().position(Vec::is_empty);
+            let Some(found) = found else {
+                panic!(
+                    "round {round}: neither as before {op:?}: {:#?}\nnor as after: {:#?}\nlog:\n{}\nlast: {:?}",
+                    differences[0],
+                    differences[1],
+                    log_of(&env, "crash"),
+                    names(&writer.history[writer.history.len().saturating_sub(20)..]),
+                )
+            };
+            writer.model = candidates.into_iter().nth(found).unwrap_or_default();
+            writer.model.settle(&tree);
+            writer.history.clear();
+        }
     }
+    eprintln!("{} kills, {operations} operations acknowledged", kills());
     umount(&env, &dir);
     mount(&env, "crash", "crash", &[]);
-    assert_eq!(model.differences(&dir), Vec::<String>::new());
+    for (writer, tree) in writers.iter().zip(WRITERS) {
+        assert_eq!(writer.model.differences(&dir.join(tree)), Vec::<String>::new());
+    }
     umount(&env, &dir);
     env.cvs(["fsck"]).ok();
+    assert_objects_are_what_they_are_called(&env);
     let work = env.home().join("overlays/crash/work");
     assert_eq!(
         tree(&work).len(),
