@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use cvs_fusefs::MountError;
 use cvs_store::StoreError;
 use cvs_versions::comfy::RunError;
+use cvs_versions::import::ImportError;
 use cvs_versions::python::PythonError;
 use cvs_versions::serve::ServeError;
 use cvs_versions::source::SourceError;
@@ -111,6 +112,34 @@ pub(crate) enum CliError {
         /// What is wrong with it.
         detail: String,
     },
+    /// A version has nothing of that name to be removed.
+    #[error("version {id} has no {what} {found:?}{}", if known.is_empty() { String::new() } else { format!("; it has {}", known.join(", ")) })]
+    NotInSpec {
+        /// The version.
+        id: String,
+        /// `node` or `package`.
+        what: &'static str,
+        /// What was asked for.
+        found: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// A version cannot be written in a format.
+    #[error("version {id} cannot be exported: {reason}")]
+    Export {
+        /// The version.
+        id: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The file of an export cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    WriteExport {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// Nobody says where the home directory is.
     #[error("there is no home directory to put the store in")]
     NoHome,
@@ -154,7 +183,7 @@ impl CliError {
             Self::Serve(error) => comfy::of_serve(error),
             Self::Runs(error) => error.exit(),
             Self::Jobs(error) => error.exit(),
-            Self::Usage(_) => Exit::Usage,
+            Self::Usage(_) | Self::NotInSpec { .. } => Exit::Usage,
             Self::Interrupted => Exit::Interrupted,
             // Whoever read our output has seen enough.
             Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
@@ -163,6 +192,8 @@ impl CliError {
             | Self::WorkingDirectory(_)
             | Self::Signals(_)
             | Self::Confined { .. }
+            | Self::Export { .. }
+            | Self::WriteExport { .. }
             | Self::Stdin(_)
             | Self::Stdout(_) => Exit::Failed,
         }
@@ -185,7 +216,10 @@ impl CliError {
             Self::Config { .. } => {
                 Some("it is a JSON object with the keys `home` and `versions_dir`, both optional".to_owned())
             }
+            Self::WriteExport { source, .. } => hint_of_io(source),
             Self::Usage(_)
+            | Self::NotInSpec { .. }
+            | Self::Export { .. }
             | Self::WorkingDirectory(_)
             | Self::Signals(_)
             | Self::Confined { .. }
@@ -276,6 +310,14 @@ fn hint_of_versions(error: &VersionsError) -> Option<String> {
         ),
         VersionsError::Io { source, .. } => hint_of_io(source),
         VersionsError::Realize(error) => realize::hint(error),
+        VersionsError::Import(ImportError::Changed { .. }) => {
+            Some("end what writes there, and run the command again: it goes on where it stopped".to_owned())
+        }
+        VersionsError::Import(ImportError::NoReflink { .. }) => {
+            Some("leave --reflink out to copy, or use --hardlink".to_owned())
+        }
+        VersionsError::Import(ImportError::Source { source, .. }) => hint_of_source(source),
+        VersionsError::Import(ImportError::Store(error)) => hint_of_store(error),
         VersionsError::Cancelled => Some("run the command again to go on where it stopped".to_owned()),
         _ => None,
     }
@@ -347,6 +389,11 @@ fn hint_of_source(error: &SourceError) -> Option<String> {
             return hint_of_io(&io::ErrorKind::StorageFull.into());
         }
         SourceError::Changed { .. } => "run the command again when nothing writes to the file",
+        SourceError::TreeMissing { .. } => {
+            "only the machine that it was imported on has these files: import the install again, or remove `tree` from \
+             the entry to take the commit as it is"
+        }
+        SourceError::UnknownNode { .. } => "look at the id and the version on registry.comfy.org",
         _ => return None,
     };
     Some(text.to_owned())

@@ -4,6 +4,7 @@
 pub mod bucket;
 pub mod comfy;
 mod error;
+pub mod export;
 pub mod fetch;
 pub mod import;
 mod near;

@@ -96,7 +96,7 @@ fn the_lock_goes_into_the_text_and_nothing_else_moves() {
 
     let with_lock = document.text().to_owned();
     let mut relocked = lock();
-    relocked.custom_nodes[0].locked.commit = "d".repeat(40);
+    relocked.custom_nodes[0].locked.commit = Some("d".repeat(40));
     document.set_lock(Some(&relocked)).unwrap();
     assert_eq!(document.text(), with_lock.replace(&"b".repeat(40), &"d".repeat(40)));
     document.set_lock(None).unwrap();

@@ -5,11 +5,11 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use cvs_store::{Intake, View};
+use cvs_store::Intake;
 use cvs_versions::import::{
-    EnvironmentChoice, ImportReport, InstallImport, InstallOptions, OverlaySource, Taken,
+    self, EnvironmentChoice, FileOptions, ImportReport, InstallImport, InstallOptions, OverlaySource, Taken,
 };
-use cvs_versions::spec::VersionId;
+use cvs_versions::spec::{VersionId, inputs};
 use cvs_versions::{CreateOptions, LockOptions};
 use serde_json::json;
 
@@ -23,19 +23,37 @@ use crate::mounts::{Fill, Filled, MountedSandbox};
 /// Changes and files of one part that are named.
 const NAMED: usize = 8;
 
-/// Make a version of what is there: an install of ComfyUI.
+/// Make a version of what is there: an install of ComfyUI, a snapshot, a workflow, a picture.
 ///
-/// An install is only read. Its core and nodes become the commits that they are at; what no remote has, or was changed,
+/// A file is a snapshot of ComfyUI-Manager or Comfy Desktop, a definition of `comfy build`, a comfy-lock.yaml, the lock of
+/// the earlier tool, a spec, a workflow, or a PNG, WebP or MP4 that holds one. What it does not say becomes a question in
+/// the spec, which `cvs validate` names. An install is only read. Its core and nodes become the commits that they are at; what no remote has, or was changed,
 /// is taken as it is. Its models enter the store, and its packages are installed by exact version. At the end stands
 /// what became of what, and what was left out. An import that was interrupted goes on when it is run again.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// The directory of ComfyUI, or the one that has it as ComfyUI/.
+    /// The directory of ComfyUI, or the one that has it as ComfyUI/; or a file.
     source: PathBuf,
 
     /// The name of the version.
     #[arg(long = "as", value_name = "ID")]
     id: VersionId,
+
+    /// What a file is, if its content is not to tell.
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+
+    /// Which snapshot of a file that has several, from 1.
+    #[arg(long, value_name = "N")]
+    snapshot: Option<usize>,
+
+    /// The repository of ComfyUI, with a branch, tag or commit behind `@`, in place of what a file says.
+    #[arg(long, value_name = "URL[@REF]")]
+    repo: Option<String>,
+
+    /// Resolve and pin what a file names, and fetch later.
+    #[arg(long)]
+    no_fetch: bool,
 
     /// What becomes of the Python environment.
     #[arg(long, value_name = "HOW", default_value = "rebuild")]
@@ -107,6 +125,38 @@ enum Environment {
     Skip,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A snapshot of ComfyUI-Manager, JSON or YAML.
+    ManagerSnapshot,
+    /// A snapshot of Comfy Desktop.
+    DesktopSnapshot,
+    /// A definition of `comfy build`.
+    BuildDefinition,
+    /// comfy-lock.yaml of comfy-cli.
+    ComfyLock,
+    /// The lock of the earlier tool.
+    LockV1,
+    /// A spec.
+    Spec,
+    /// A workflow in either format, or a picture or video that holds one.
+    Workflow,
+}
+
+impl From<Format> for import::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::ManagerSnapshot => Self::ManagerSnapshot,
+            Format::DesktopSnapshot => Self::DesktopSnapshot,
+            Format::BuildDefinition => Self::BuildDefinition,
+            Format::ComfyLock => Self::ComfyLock,
+            Format::LockV1 => Self::LockV1,
+            Format::Spec => Self::Spec,
+            Format::Workflow => Self::Workflow,
+        }
+    }
+}
+
 pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<Exit, CliError> {
     let workspace = context.workspace()?;
     let activity = Activity::new(context);
@@ -119,8 +169,32 @@ pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<Exit, CliError
         wheels: args.wheels.directory(),
         events: &events,
         cancel: context.cancel(),
+        fetch: !args.no_fetch,
         ..CreateOptions::default()
     };
+    if !args.source.is_dir() {
+        let repo = match &args.repo {
+            Some(repo) => {
+                let cwd = std::env::current_dir().map_err(CliError::WorkingDirectory)?;
+                Some(inputs::repo_from_arg(repo, &cwd))
+            }
+            None => None,
+        };
+        let options = FileOptions {
+            format: args.format.map(Into::into),
+            number: args.snapshot,
+            repo: repo.as_deref(),
+            skip_python: args.environment == Environment::Skip,
+            dry_run: args.dry_run,
+            create,
+        };
+        let imported = workspace.import_file(&args.id, &args.source, &options)?;
+        drop(activity);
+        let import =
+            InstallImport { report: imported.report, created: imported.created, written: Vec::new() };
+        args.tell(context, &import, &BTreeMap::new())?;
+        return Ok(Exit::Ok);
+    }
     let options = InstallOptions {
         environment: match args.environment {
             Environment::Rebuild => EnvironmentChoice::Rebuild,
@@ -168,9 +242,8 @@ impl ImportArgs {
         }
         let workspace = context.workspace()?;
         let ready = workspace.ensure(&self.id, &LockOptions { offline: true, ..LockOptions::default() })?;
-        let view: View = ready.view;
         let overlay = workspace.overlay_dir(&self.id);
-        let fill = Fill::open(workspace.store(), view, &overlay, context.cancel())?;
+        let fill = Fill::open(workspace.store(), ready.view, &overlay, context.cancel())?;
         for source in written.iter().filter(|source| self.wants(source)) {
             let task =
                 context.progress().task(format!("taking in {}", source.name), crate::progress::Unit::Items);
@@ -195,7 +268,7 @@ impl ImportArgs {
                 _ => "--with-user",
             };
             let reason = format!("it was not asked for ({flag})");
-            report.left_out.push(cvs_versions::import::LeftOut { path: source.dir.clone(), reason });
+            report.left_out.push(import::LeftOut { path: source.dir.clone(), reason });
         }
         if output.is_json() {
             return output.json(&json!({ "import": report, "created": import.created, "overlay": written }));
@@ -224,7 +297,10 @@ fn text(report: &ImportReport, written: &BTreeMap<&'static str, Filled>) -> Stri
     let mut text = String::new();
     for Taken { part, from, how, changes, bytes } in &report.taken {
         let size = bytes.map(|bytes| format!("{}, ", format::bytes(bytes))).unwrap_or_default();
-        let _ = writeln!(text, "{part}\n    from {from}\n    {size}{how}");
+        let _ = match from.is_empty() {
+            true => writeln!(text, "{part}\n    {size}{how}"),
+            false => writeln!(text, "{part}\n    from {from}\n    {size}{how}"),
+        };
         for change in changes.iter().take(NAMED) {
             let _ = writeln!(text, "      {change}");
         }

@@ -8,6 +8,7 @@ mod debug;
 mod delete;
 mod doctor;
 mod du;
+mod export;
 mod fsck;
 mod gc;
 mod import;
@@ -16,6 +17,8 @@ mod lock;
 mod logs;
 mod mount;
 mod mounts;
+mod node;
+mod package;
 mod ps;
 mod realize;
 mod reference;
@@ -44,6 +47,9 @@ pub(crate) enum Command {
     // Boxed, because it has the most arguments by far.
     Create(Box<create::CreateArgs>),
     Import(Box<import::ImportArgs>),
+    Export(export::ExportArgs),
+    Node(node::NodeArgs),
+    Package(package::PackageArgs),
     Lock(lock::LockArgs),
     Validate(validate::ValidateArgs),
     List(list::ListArgs),
@@ -80,6 +86,9 @@ impl Command {
         match self {
             Self::Create(args) => create::run(context, &args),
             Self::Import(args) => import::run(context, &args),
+            Self::Export(args) => export::run(context, &args),
+            Self::Node(args) => node::run(context, &args),
+            Self::Package(args) => package::run(context, &args),
             Self::Lock(args) => lock::run(context, &args),
             Self::Validate(args) => validate::run(context, &args),
             Self::List(args) => list::run(context, &args),

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cvs_store::Intake;
-use cvs_versions::spec::{ReadOptions, VersionId, Warning};
+use cvs_versions::spec::{Edit, ReadOptions, VersionId, Warning};
 use cvs_versions::{Event, LockOptions, LockReport, Ready, Workspace};
 
 use crate::activity::Activity;
 use crate::context::Context;
-use crate::error::CliError;
+use crate::error::{CliError, Exit};
 use crate::format;
 use crate::mounts::MountedSandbox;
 use crate::output::Output;
@@ -101,6 +101,57 @@ impl EnsureArgs {
         }
         Ok(ready)
     }
+}
+
+/// How a command that edits a spec goes on from there.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct EditArgs {
+    /// Edit the spec only; `cvs lock` brings the rest.
+    #[arg(long)]
+    no_lock: bool,
+
+    /// Use no network: take what the store has.
+    #[arg(long, conflicts_with = "no_lock")]
+    offline: bool,
+
+    #[command(flatten)]
+    wheels: WheelsArgs,
+}
+
+/// Edits the spec of a version and locks what comes out; both or neither.
+pub(crate) fn edit(
+    context: &Context,
+    id: &VersionId,
+    args: &EditArgs,
+    edit: Edit<'_>,
+) -> Result<Exit, CliError> {
+    let workspace = context.workspace()?;
+    let output = context.output();
+    if args.no_lock {
+        let document = workspace.versions().edit(id, ReadOptions::default(), edit)?;
+        warn(output, document.warnings());
+        output.note(&format!("edited {id}; `cvs lock {id}` brings its lock up to date"));
+        return Ok(Exit::Ok);
+    }
+    let activity = Activity::new(context);
+    let events = |event: Event<'_>| activity.hear(event);
+    let sandbox = MountedSandbox { store: context.store()?.clone() };
+    let options = LockOptions {
+        offline: args.offline,
+        sandbox: Some(&sandbox),
+        wheels: args.wheels.directory(),
+        events: &events,
+        cancel: context.cancel(),
+        ..LockOptions::default()
+    };
+    let report = workspace.edit(id, edit, &options)?;
+    drop(activity);
+    warn(output, &report.warnings);
+    match output.is_json() {
+        true => output.json(&report)?,
+        false => output.note(&format!("locked {}", locked_line(&report))),
+    }
+    Ok(Exit::Ok)
 }
 
 /// Says what is odd in a spec.

@@ -85,6 +85,11 @@ pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Result<Exit, CliErr
             let absent = format!("`cvs lock {}` brings what is missing", args.id);
             output.hint(if report.is_damaged() { lost } else { &absent });
         }
+        Exit::Failed
+            if report.parts.iter().all(|part| matches!(part.state, PartState::Present | PartState::Open)) =>
+        {
+            output.hint("answer what is open in the spec, and take it out of `questions` there");
+        }
         Exit::Failed => {
             output.hint(&format!("`cvs lock {}` brings the lock and the store up to date", args.id));
         }
@@ -154,7 +159,7 @@ fn exit(report: &ValidateReport, fetched: bool) -> Exit {
         () if has(PartState::Damaged) => Exit::Damage,
         () if has(PartState::Stale) => Exit::Failed,
         () if has(PartState::Missing) && fetched => Exit::Damage,
-        () if has(PartState::Missing) => Exit::Failed,
+        () if has(PartState::Missing) || has(PartState::Open) => Exit::Failed,
         () => Exit::Ok,
     }
 }

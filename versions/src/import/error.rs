@@ -43,6 +43,14 @@ pub enum ImportError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file does not say what it would have to.
+    #[error("{}: {reason}", path.display())]
+    Description {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The environment cannot be taken as it is.
     #[error("{}: this environment cannot be taken as it is: {reason}", path.display())]
     Environment {

@@ -4,11 +4,18 @@
 //! is not guessed: it becomes a question in the spec, which `validate` names. Whatever is left out is told, with the
 //! reason. Files of strangers (snapshots, workflows, pictures) are read within bounds, and never make anything panic.
 
+mod classes;
+mod draft;
 mod error;
+mod file;
+mod formats;
 mod install;
 mod report;
+mod workflow;
 
 pub use self::error::ImportError;
+pub use self::file::{FileImport, FileOptions};
+pub use self::formats::Format;
 pub use self::install::{EnvironmentChoice, InstallImport, InstallOptions, OverlaySource};
 pub use self::report::{ImportReport, LeftOut, Taken};
 

@@ -58,9 +58,7 @@ pub fn resolve(
     version: Option<&str>,
     options: &SourceOptions<'_>,
 ) -> Result<RegistryVersion, SourceError> {
-    let base = std::env::var(ADDRESS_VAR).ok().filter(|base| !base.is_empty());
-    let base = base.as_deref().unwrap_or(ADDRESS).trim_end_matches('/');
-    let plain = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let base = base();
     let query = version.map(|version| format!("?version={}", plain(version))).unwrap_or_default();
     let address = format!("{base}/nodes/{}/install{query}", plain(id));
     let shown = redact(&address);
@@ -75,7 +73,7 @@ pub fn resolve(
             return Err(SourceError::UnknownNode {
                 id: id.to_owned(),
                 version: version.map(str::to_owned),
-                registry: redact(base),
+                registry: redact(&base),
             });
         }
         Err(error) => return Err(transfer(error, &shown)),
@@ -92,6 +90,31 @@ pub fn resolve(
         return Err(unusable("another version than the one that was asked for"));
     }
     Ok(RegistryVersion { version: found, url })
+}
+
+/// Where the repository of the node `id` is; none when the Registry does not say.
+pub fn repository(id: &str, options: &SourceOptions<'_>) -> Result<Option<String>, SourceError> {
+    let address = format!("{}/nodes/{}", base(), plain(id));
+    let shown = redact(&address);
+    options.check_online(&shown)?;
+    let url = Url::parse(&address)
+        .map_err(|_| SourceError::Address { url: shown.clone(), reason: "not an address of a registry" })?;
+    let mut body = Vec::new();
+    fetch::fetch(&url, &mut body, ANSWER, options.cancel).map_err(|error| transfer(error, &shown))?;
+    let answer: serde_json::Value = serde_json::from_slice(&body).map_err(|_| SourceError::HttpAnswer {
+        url: shown,
+        reason: "not what the Registry says of a node".to_owned(),
+    })?;
+    Ok(answer["repository"].as_str().filter(|text| !text.is_empty()).map(str::to_owned))
+}
+
+fn base() -> String {
+    let base = std::env::var(ADDRESS_VAR).ok().filter(|base| !base.is_empty());
+    base.as_deref().unwrap_or(ADDRESS).trim_end_matches('/').to_owned()
+}
+
+fn plain(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
 /// Brings the files of the zip at `url`. With `sha256`, it must be that.

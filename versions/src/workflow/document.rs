@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::embedded;
 use super::error::WorkflowError;
 use super::graph::Graph;
-use super::png;
 use super::prompt::{Prompt, describe};
 
 /// A workflow as it was read.
@@ -20,18 +20,19 @@ pub enum Document {
 const WRAPPERS: [&str; 4] = ["input", "prompt", "output", "workflow"];
 
 impl Document {
-    /// Reads a file: a text, or a picture that ComfyUI has saved, which holds what it was made by.
+    /// Reads a file: a text, or a picture or video that ComfyUI has saved, which holds what it
+    /// was made by.
     pub fn read(bytes: &[u8]) -> Result<Self, WorkflowError> {
-        let Some(texts) = png::texts(bytes) else { return Self::parse(&String::from_utf8_lossy(bytes)) };
+        let Some(texts) = embedded::texts(bytes) else { return Self::parse(&String::from_utf8_lossy(bytes)) };
         let text = |key: &str| texts.iter().find(|(name, _)| name == key).map(|(_, text)| text);
         // The prompt is exactly what ran; where it is not JSON (Python writes NaN), the document of the editor is.
         match (text("prompt").map(|text| Self::parse(text)), text("workflow")) {
             (Some(Ok(document)), _) => Ok(document),
             (_, Some(workflow)) => Self::parse(workflow),
             (Some(failed), None) => failed,
-            (None, None) => {
-                Err(WorkflowError::Unrecognised { found: "a PNG that holds no workflow".to_owned() })
-            }
+            (None, None) => Err(WorkflowError::Unrecognised {
+                found: "a picture or video that holds no workflow".to_owned(),
+            }),
         }
     }
 

@@ -33,14 +33,14 @@ impl Workspace {
         let id = document.spec().version_id.clone();
         let path = self.versions().file_of(&id);
         // Told before anything is downloaded; what appears meanwhile, the publishing finds.
-        let mut previous = None;
+        let mut previous = document.spec().lock.clone();
         if path.symlink_metadata().is_ok() {
             if !options.replace {
                 return Err(SpecError::Exists { id: id.to_string(), path }.into());
             }
             self.versions().replace_by(&mut document)?;
             // What is wrong with the old one is no reason to keep it.
-            previous = self.read(&id).ok().and_then(|old| old.spec().lock.clone());
+            previous = previous.or_else(|| self.read(&id).ok().and_then(|old| old.spec().lock.clone()));
         }
         let transaction = self.store.begin(&format!("create {id}"))?;
         let lock_options = LockOptions {

@@ -99,6 +99,8 @@ pub enum ReportPart {
     Python,
     /// The view of everything.
     View,
+    /// A question in the spec, by its place.
+    Question(String),
 }
 
 impl fmt::Display for ReportPart {
@@ -110,6 +112,7 @@ impl fmt::Display for ReportPart {
             Self::Model(path) => write!(f, "model {path}"),
             Self::Python => f.write_str("python"),
             Self::View => f.write_str("view"),
+            Self::Question(place) => f.write_str(place),
         }
     }
 }
@@ -132,6 +135,8 @@ pub enum PartState {
     Damaged,
     /// The lock does not answer the spec.
     Stale,
+    /// Somebody has to say what is wanted; the key is removed from the spec then.
+    Open,
 }
 
 impl fmt::Display for PartState {
@@ -141,6 +146,7 @@ impl fmt::Display for PartState {
             Self::Missing => "missing",
             Self::Damaged => "damaged",
             Self::Stale => "stale",
+            Self::Open => "open",
         })
     }
 }
@@ -246,6 +252,10 @@ impl Check<'_> {
             parts.push(self.python(python, content, &bytecode, &faults));
         }
         parts.push(self.view(lock)?);
+        parts.extend(spec.questions.iter().map(|question| {
+            let part = ReportPart::Question(question.place.clone());
+            report(part, PartState::Open, question.question.clone())
+        }));
         let scripts = spec.custom_nodes.iter().zip(&nodes);
         let warnings = scripts.filter(|(node, content)| !node.run_install && needs_install(content));
         let warnings =

@@ -1,0 +1,49 @@
+//! Classes of nodes that every ComfyUI has, and those that only its editor knows: a workflow that names them by class
+//! alone asks for nothing by it. The list has what workflows use most; a class that is missing here becomes a question,
+//! never a guess.
+
+const KNOWN: &str = "
+BasicGuider BasicScheduler BetaSamplingScheduler CFGGuider CLIPLoader CLIPMergeSimple CLIPSave
+CLIPSetLastLayer CLIPTextEncode CLIPTextEncodeFlux CLIPTextEncodeHunyuanDiT CLIPTextEncodeSD3 CLIPTextEncodeSDXL
+CLIPTextEncodeSDXLRefiner CLIPVisionEncode CLIPVisionLoader Canny CheckpointLoader CheckpointLoaderSimple CheckpointSave
+ConditioningAverage ConditioningCombine ConditioningConcat ConditioningSetArea ConditioningSetAreaPercentage
+ConditioningSetAreaStrength ConditioningSetMask ConditioningSetTimestepRange ConditioningZeroOut ControlNetApply
+ControlNetApplyAdvanced ControlNetApplySD3 ControlNetInpaintingAliMamaApply ControlNetLoader CreateVideo CropMask
+DifferentialDiffusion DiffControlNetLoader DualCFGGuider DualCLIPLoader EmptyAceStepLatentAudio EmptyHunyuanLatentVideo
+EmptyImage EmptyLTXVLatentVideo EmptyLatentAudio EmptyLatentImage EmptyMochiLatentVideo EmptySD3LatentImage
+ExponentialScheduler FeatherMask FlipSigmas FluxDisableGuidance FluxGuidance FluxKontextImageScale
+FluxKontextMultiReferenceLatentMethod FreSca FreeU FreeU_V2 GITSScheduler GLIGENLoader GLIGENTextBoxApply GetImageSize
+GetVideoComponents GrowMask HunyuanImageToVideo HyperTile HypernetworkLoader ImageBatch ImageBlend ImageBlur
+ImageColorToMask ImageCompositeMasked ImageCrop ImageFromBatch ImageInvert ImageOnlyCheckpointLoader ImagePadForOutpaint
+ImageQuantize ImageScale ImageScaleBy ImageScaleToMaxDimension ImageScaleToTotalPixels ImageSharpen ImageStitch
+ImageToMask ImageUpscaleWithModel InpaintModelConditioning InstructPixToPixConditioning InvertMask JoinImageWithAlpha
+KSampler KSamplerAdvanced KSamplerSelect KarrasScheduler LTXVConditioning LTXVImgToVideo LTXVScheduler LatentAdd
+LatentBatch LatentBlend LatentComposite LatentCompositeMasked LatentCrop LatentFlip LatentFromBatch LatentInterpolate
+LatentMultiply LatentRotate LatentSubtract LatentUpscale LatentUpscaleBy LoadAudio LoadImage LoadImageMask
+LoadImageOutput LoadLatent LoadVideo LoraLoader LoraLoaderModelOnly MaskComposite MaskPreview MaskToImage Mahiro
+ModelMergeSimple ModelMergeBlocks ModelSamplingAuraFlow ModelSamplingContinuousEDM ModelSamplingDiscrete
+ModelSamplingFlux ModelSamplingLTXV ModelSamplingSD3 ModelSave Morphology PairConditioningSetProperties PatchModelAddDownscale
+PerpNegGuider PerturbedAttentionGuidance PhotoMakerEncode PhotoMakerLoader PolyexponentialScheduler PorterDuffImageComposite
+PreviewAny PreviewAudio PreviewImage PrimitiveBoolean PrimitiveFloat PrimitiveInt PrimitiveString
+PrimitiveStringMultiline QuadrupleCLIPLoader RandomNoise RebatchImages RebatchLatents ReferenceLatent RenormCFG
+RepeatImageBatch RepeatLatentBatch RescaleCFG SDTurboScheduler SDXLRefiner SVD_img2vid_Conditioning SamplerCustom
+SamplerCustomAdvanced SamplerDPMPP_2M_SDE SamplerDPMPP_SDE SamplerEulerAncestral SamplerLCMUpscale SamplerLMS
+SaveAnimatedPNG SaveAnimatedWEBP SaveAudio SaveAudioMP3 SaveAudioOpus SaveImage SaveImageWebsocket SaveLatent
+SaveSVGNode SaveVideo SaveWEBM SelfAttentionGuidance SetLatentNoiseMask SetUnionControlNetType SkipLayerGuidanceDiT
+SkipLayerGuidanceSD3 SolidMask SplitImageWithAlpha SplitSigmas SplitSigmasDenoise StableCascade_EmptyLatentImage
+StableCascade_StageB_Conditioning StyleModelApply StyleModelLoader TextEncodeAceStepAudio TextEncodeQwenImageEdit
+TextEncodeQwenImageEditPlus ThresholdMask TomePatchModel TorchCompileModel TrimVideoLatent TripleCLIPLoader UNETLoader
+UNetCrossAttentionMultiply UNetSelfAttentionMultiply UpscaleModelLoader VAEDecode VAEDecodeAudio VAEDecodeTiled VAEEncode
+VAEEncodeAudio VAEEncodeForInpaint VAEEncodeTiled VAELoader VAESave VPScheduler VideoLinearCFGGuidance
+VideoTriangleCFGGuidance Wan22ImageToVideoLatent WanAnimateToVideo WanCameraEmbedding WanCameraImageToVideo
+WanFirstLastFrameToVideo WanFunControlToVideo WanFunInpaintToVideo WanImageToVideo WanPhantomSubjectToVideo
+WanSoundImageToVideo WanVaceToVideo unCLIPCheckpointLoader unCLIPConditioning
+MarkdownNote Note PrimitiveNode Reroute GroupNode
+";
+
+/// Whether the class comes with ComfyUI or with its editor.
+pub(super) fn is_known(class: &str) -> bool {
+    KNOWN.split_ascii_whitespace().any(|known| known == class)
+        || class.starts_with("workflow/")
+        || class.starts_with("workflow>")
+}

@@ -1,0 +1,218 @@
+//! A version in the making: what a file says, as entries of a spec, and what it does not say, as questions.
+
+use serde_json::{Map, Value, json};
+
+use super::report::{ImportReport, Taken};
+use crate::spec::{RepoUrl, Revision, VersionId, split_ref};
+
+/// Where ComfyUI itself is. That it is meant, every format takes for granted.
+pub(super) const CORE: &str = "https://github.com/comfyanonymous/ComfyUI";
+/// What switches a node off in the eyes of ComfyUI and of its Manager.
+const DISABLED: &str = ".disabled";
+
+#[derive(Default)]
+pub(super) struct Draft {
+    /// `repo`, `ref`, `commit`.
+    pub(super) core: Map<String, Value>,
+    pub(super) nodes: Vec<Value>,
+    pub(super) models: Vec<Value>,
+    pub(super) packages: Vec<String>,
+    pub(super) python: Option<String>,
+    pub(super) workflow: Option<Value>,
+    pub(super) questions: Vec<Value>,
+    pub(super) report: ImportReport,
+}
+
+impl Draft {
+    /// The core at a commit or ref; `None` asks.
+    pub(super) fn core(&mut self, repo: Option<&str>, revision: Option<&str>) {
+        let repo = repo.filter(|repo| RepoUrl::parse(repo).is_ok()).unwrap_or(CORE);
+        self.core.insert("repo".to_owned(), repo.into());
+        match revision.filter(|text| Revision::parse(text).is_ok()) {
+            Some(revision) => {
+                self.core.insert(revision_key(revision).to_owned(), revision.into());
+            }
+            None => self.ask(
+                json!({ "about": "core" }),
+                "which commit of ComfyUI? It is not said; until `comfy.ref` or `comfy.commit` says it, it is the newest",
+            ),
+        }
+    }
+
+    /// `--repo`, which answers what the file leaves open.
+    pub(super) fn core_named(&mut self, text: &str) {
+        let (repo, revision) = split_ref(text);
+        self.core.clear();
+        self.questions.retain(|question| question.get("about") != Some(&json!("core")));
+        self.core.insert("repo".to_owned(), repo.into());
+        if let Some(revision) = revision {
+            self.core.insert(revision_key(revision).to_owned(), revision.into());
+        }
+    }
+
+    /// A node of a git repository. Without a usable address or commit there is a question.
+    pub(super) fn git_node(&mut self, url: &str, commit: Option<&str>, name: Option<&str>, enabled: bool) {
+        let address = url.strip_prefix("git+").unwrap_or(url).trim();
+        if let Err((found, expected)) = RepoUrl::parse(address) {
+            let named = name.unwrap_or(url);
+            return self.ask(
+                json!({ "about": "node", "name": named }),
+                &format!("where is the node {named}? Its address is {found}, and {expected} is expected"),
+            );
+        }
+        let mut entry = json!({ "repo": address });
+        let commit = commit.map(str::trim).filter(|text| !text.is_empty());
+        match commit.filter(|text| Revision::parse(text).is_ok()) {
+            Some(commit) => entry[revision_key(commit)] = commit.into(),
+            None => self.ask(
+                json!({ "about": "node", "repo": address }),
+                &format!("which commit of {address}? It is not said; until then it is the newest"),
+            ),
+        }
+        self.node(entry, name, enabled);
+    }
+
+    /// A node of the Registry.
+    pub(super) fn registry_node(
+        &mut self,
+        id: &str,
+        version: Option<&str>,
+        name: Option<&str>,
+        enabled: bool,
+    ) {
+        if id == "comfy-core" {
+            return;
+        }
+        let repo = format!("registry:{id}");
+        if RepoUrl::parse(&repo).is_err() {
+            return self.ask(
+                json!({ "about": "node", "name": id }),
+                &format!("which node is {id:?}? It is no id of the Registry"),
+            );
+        }
+        let mut entry = json!({ "repo": repo });
+        let fixed =
+            |text: &&str| text.starts_with(|c: char| c.is_ascii_digit()) && Revision::parse(text).is_ok();
+        match version.map(str::trim).filter(fixed) {
+            Some(version) => entry["ref"] = version.into(),
+            None => self.ask(
+                json!({ "about": "node", "repo": repo }),
+                &format!(
+                    "which version of {id}? {}; until then it is the newest of the Registry",
+                    version.map_or("It is not said".to_owned(), |text| format!(
+                        "{text:?} is none that the Registry has"
+                    ))
+                ),
+            ),
+        }
+        self.node(entry, name, enabled);
+    }
+
+    fn node(&mut self, mut entry: Value, name: Option<&str>, enabled: bool) {
+        let repo = entry["repo"].as_str().unwrap_or_default().to_owned();
+        let own = name
+            .map(str::to_owned)
+            .or_else(|| Some(RepoUrl::parse(&repo).ok()?.base_name()))
+            .unwrap_or_default();
+        let plain = own.strip_suffix(DISABLED).unwrap_or(&own).to_owned();
+        let enabled = enabled && plain == own;
+        if name.is_some() || !enabled {
+            entry["name"] = plain.as_str().into();
+        }
+        if !enabled {
+            entry["target_dir"] = format!("$COMFY_HOME/custom_nodes/{plain}{DISABLED}").into();
+            entry["install_requirements"] = false.into();
+        }
+        let key = |entry: &Value| {
+            entry.get("target_dir").or_else(|| entry.get("name")).unwrap_or(&entry["repo"]).clone()
+        };
+        if self.nodes.iter().any(|known| key(known) == key(&entry) || known["repo"] == entry["repo"]) {
+            return;
+        }
+        let text = |key: &str| entry.get(key).and_then(Value::as_str);
+        let at = text("commit").or(text("ref")).map(|at| format!(" at {at}")).unwrap_or_default();
+        let off = if enabled { "" } else { ", switched off" };
+        self.taken(format!("node {plain}"), format!("{repo}{at}{off}"));
+        self.nodes.push(entry);
+    }
+
+    /// A model at a place of the view.
+    pub(super) fn model(&mut self, source: &str, target: &str, sha256: Option<&str>) {
+        if self.models.iter().any(|known| known["target_path"] == target) {
+            return;
+        }
+        let mut entry = json!({ "source": source, "target_path": target });
+        if let Some(sha256) = sha256 {
+            entry["checksum"] = format!("sha256:{}", sha256.to_ascii_lowercase()).into();
+        }
+        self.taken(format!("model {target}"), source.to_owned());
+        self.models.push(entry);
+    }
+
+    pub(super) fn ask(&mut self, about: Value, question: &str) {
+        let mut entry = about.as_object().cloned().unwrap_or_default();
+        entry.insert("question".to_owned(), question.into());
+        let entry = Value::Object(entry);
+        if !self.questions.contains(&entry) {
+            self.questions.push(entry);
+        }
+    }
+
+    fn taken(&mut self, part: String, how: String) {
+        self.report.taken.push(Taken { part, from: String::new(), how, changes: Vec::new(), bytes: None });
+    }
+
+    /// The spec, and what was made of what.
+    pub(super) fn finish(mut self, id: &VersionId) -> (Map<String, Value>, ImportReport) {
+        let mut spec = Map::new();
+        spec.insert("schema_version".to_owned(), 2.into());
+        spec.insert("version_id".to_owned(), id.as_str().into());
+        spec.insert("comfy".to_owned(), self.core.into());
+        // Where the packages are all known by version, lists that are open to newer ones say nothing more.
+        if !self.packages.is_empty() {
+            for node in self.nodes.iter_mut().filter_map(Value::as_object_mut) {
+                node.insert("install_requirements".to_owned(), false.into());
+            }
+        }
+        spec.insert("custom_nodes".to_owned(), self.nodes.into());
+        spec.insert("models".to_owned(), self.models.into());
+        let mut python = Map::new();
+        python.extend(self.python.map(|version| ("version".to_owned(), version.into())));
+        let backend = self.packages.iter().find_map(|package| torch_backend(package));
+        python.extend(backend.map(|backend| ("torch_backend".to_owned(), backend.into())));
+        if !python.is_empty() {
+            spec.insert("python".to_owned(), python.into());
+        }
+        if !self.packages.is_empty() {
+            spec.insert("python_packages".to_owned(), self.packages.into());
+        }
+        spec.extend(self.workflow.map(|workflow| ("workflow".to_owned(), workflow)));
+        self.report.questions = self
+            .questions
+            .iter()
+            .filter_map(|question| Some(question["question"].as_str()?.to_owned()))
+            .collect();
+        if !self.questions.is_empty() {
+            spec.insert("questions".to_owned(), self.questions.into());
+        }
+        (spec, self.report)
+    }
+}
+
+/// The key that a revision goes to.
+fn revision_key(revision: &str) -> &'static str {
+    if matches!(Revision::parse(revision), Ok(Revision::Commit(_))) { "commit" } else { "ref" }
+}
+
+/// The build of PyTorch that a requirement such as `torch==2.5.1+cu124` names.
+pub(super) fn torch_backend(package: &str) -> Option<String> {
+    let (name, version) = package.split_once("==")?;
+    let build = version.split_once('+').filter(|_| name.eq_ignore_ascii_case("torch"))?.1;
+    let known = build == "cpu" || ["cu", "rocm", "xpu"].iter().any(|kind| build.starts_with(kind));
+    known.then(|| build.to_owned())
+}
+
+/// A sha256 in digits.
+pub(super) fn sha256(text: &str) -> Option<&str> {
+    (text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())).then_some(text)
+}

@@ -1,0 +1,248 @@
+//! A file that describes a setup, read and made a version.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::error::ImportError;
+use super::formats::{self, Format};
+use super::report::ImportReport;
+use super::workflow;
+use crate::error::{Origin, VersionsError};
+use crate::source::{SourceOptions, registry};
+use crate::spec::{LockedModel, ReadOptions, SpecDocument, VersionId};
+use crate::workflow::{Document, embedded};
+use crate::workspace::{CreateOptions, CreateReport, Workspace};
+
+/// A description has no more bytes than this; nor has a picture, or what a video says of itself.
+const LARGEST: u64 = 256 << 20;
+
+/// How a file is imported.
+#[derive(Clone, Copy)]
+pub struct FileOptions<'a> {
+    /// What it is; without one, its content tells.
+    pub format: Option<Format>,
+    /// Which of several snapshots in one file, from 1.
+    pub number: Option<usize>,
+    /// The core, as `REPO[@REF]`, in place of what the file says.
+    pub repo: Option<&'a str>,
+    /// The version has no Python environment.
+    pub skip_python: bool,
+    /// Makes no version.
+    pub dry_run: bool,
+    /// How the version is made of it.
+    pub create: CreateOptions<'a>,
+}
+
+/// A file that became a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileImport {
+    /// What it was.
+    pub format: Format,
+    /// What was made of what.
+    pub report: ImportReport,
+    /// The version; none when it was only looked at.
+    pub created: Option<CreateReport>,
+}
+
+impl Workspace {
+    /// Makes the version `id` of a file: a snapshot, a lock, a spec, a workflow, a picture or video that holds one.
+    ///
+    /// # Errors
+    /// [`ImportError`] for what cannot be read, else those of [`Workspace::create`]. Nothing is published then.
+    pub fn import_file(
+        &self,
+        id: &VersionId,
+        path: &Path,
+        options: &FileOptions<'_>,
+    ) -> Result<FileImport, VersionsError> {
+        let content = read(path)?;
+        let bad = |reason: String| ImportError::Description { path: path.to_owned(), reason };
+        let format = match (options.format, &content) {
+            (Some(format), _) => format,
+            (None, Content::Workflows(_)) => Format::Workflow,
+            (None, Content::Text(value)) => formats::detect(value)
+                .ok_or_else(|| bad("it is no snapshot, lock, spec or workflow that is known".to_owned()))?,
+        };
+        let origin = Origin::Named(format!("the import of {}", path.display()));
+        let (mut spec, report) = match (format, content) {
+            (Format::Workflow, content) => {
+                self.workflow(content, options).map_err(bad)?.finish_with(id, options)
+            }
+            (_, Content::Workflows(_)) => {
+                return Err(bad("a picture or video holds nothing but a workflow".to_owned()).into());
+            }
+            (Format::Spec, Content::Text(value)) => {
+                (renamed(value, id).map_err(bad)?, ImportReport::default())
+            }
+            (_, Content::Text(value)) => {
+                formats::read(format, &value, options.number).map_err(bad)?.finish_with(id, options)
+            }
+        };
+        if options.skip_python {
+            spec.insert("options".to_owned(), serde_json::json!({ "skip_python": true }));
+        }
+        let document = SpecDocument::from_root(spec, origin, id, ReadOptions::default())?;
+        let created = match options.dry_run {
+            true => None,
+            false => Some(self.create_document(document, &options.create)?),
+        };
+        Ok(FileImport { format, report, created })
+    }
+
+    fn workflow(&self, content: Content, options: &FileOptions<'_>) -> Result<super::draft::Draft, String> {
+        let documents = match content {
+            Content::Text(value) => vec![value],
+            Content::Workflows(documents) => documents,
+        };
+        let parsed: Vec<Value> = documents
+            .iter()
+            .map(|document| match Document::from_value(document.clone()) {
+                Ok(Document::Prompt(prompt)) => Ok(Value::Object(prompt.into_object())),
+                Ok(Document::Graph(graph)) => Ok(Value::Object(graph.as_object().clone())),
+                Err(error) => Err(error.to_string()),
+            })
+            .collect::<Result<_, _>>()?;
+        let roots = self.versions().roots().map_err(|error| error.to_string())?;
+        let known: Vec<LockedModel> =
+            roots.into_iter().filter_map(|root| root.lock).flat_map(|lock| lock.models).collect();
+        let source = SourceOptions {
+            events: &|_| {},
+            cancel: options.create.cancel,
+            limits: options.create.limits,
+            offline: options.create.offline,
+        };
+        let repository = |id: &str| registry::repository(id, &source).ok().flatten();
+        let mut draft = workflow::read(&parsed, &known, &repository);
+        // What ran is what runs again: the prompt, where there are both.
+        let is_prompt = |value: &&Value| value.get("nodes").is_none_or(|nodes| !nodes.is_array());
+        draft.workflow = parsed.iter().find(is_prompt).or(parsed.first()).cloned();
+        Ok(draft)
+    }
+}
+
+impl super::draft::Draft {
+    fn finish_with(
+        mut self,
+        id: &VersionId,
+        options: &FileOptions<'_>,
+    ) -> (Map<String, Value>, ImportReport) {
+        if let Some(repo) = options.repo {
+            self.core_named(repo);
+        }
+        self.finish(id)
+    }
+}
+
+/// A spec under another name. Its lock goes with it: what it pins stays pinned.
+fn renamed(value: Value, id: &VersionId) -> Result<Map<String, Value>, String> {
+    let Value::Object(mut map) = value else { return Err("an object is expected".to_owned()) };
+    map.shift_remove("id");
+    match map.get_mut("version_id") {
+        Some(name) => *name = id.as_str().into(),
+        None => drop(map.insert("version_id".to_owned(), id.as_str().into())),
+    }
+    Ok(map)
+}
+
+enum Content {
+    /// JSON or YAML.
+    Text(Value),
+    /// What a picture or video holds, the editor's document first.
+    Workflows(Vec<Value>),
+}
+
+fn read(path: &Path) -> Result<Content, ImportError> {
+    let failed = |error| ImportError::io("read", path, error);
+    let bad = |reason: String| ImportError::Description { path: path.to_owned(), reason };
+    let mut file = File::open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(bad("neither a file nor a directory".to_owned()));
+    }
+    let mut head = [0; 12];
+    let count = read_up_to(&mut file, &mut head).map_err(failed)?;
+    file.rewind().map_err(failed)?;
+    let mut bytes = Vec::new();
+    if head.get(4..8) == Some(b"ftyp") && count >= 8 {
+        bytes = movie(&mut file).map_err(failed)?;
+    } else {
+        file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > LARGEST {
+            return Err(bad(format!("it has more than {LARGEST} bytes")));
+        }
+    }
+    let Some(texts) = embedded::texts(&bytes) else { return text(&bytes).map(Content::Text).map_err(bad) };
+    let find = |key: &str| {
+        texts.iter().find(|(name, _)| name == key).and_then(|(_, text)| serde_json::from_str(text).ok())
+    };
+    let documents: Vec<Value> = ["workflow", "prompt"].into_iter().filter_map(find).collect();
+    match documents.is_empty() {
+        true => Err(bad("a picture or video that holds no workflow".to_owned())),
+        false => Ok(Content::Workflows(documents)),
+    }
+}
+
+/// JSON, or else YAML.
+fn text(bytes: &[u8]) -> Result<Value, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        format!("neither text nor a PNG, WebP or MP4 (byte {} is no UTF-8)", error.valid_up_to())
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let json = match serde_json::from_str(text) {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    if text.trim_start().starts_with(['{', '[']) {
+        return Err(format!("not valid JSON: {json}"));
+    }
+    serde_saphyr::from_str(text).map_err(|error: serde_saphyr::Error| {
+        let message = error.without_snippet().to_string();
+        format!("not valid YAML: {}", message.lines().next().unwrap_or_default())
+    })
+}
+
+/// The first box of an MP4 and its `moov`; the pictures between them are passed over.
+fn movie(file: &mut File) -> io::Result<Vec<u8>> {
+    let end = file.metadata()?.len();
+    let (mut kept, mut at) = (Vec::new(), 0);
+    // Each box is passed in one step, and no film has more.
+    for _ in 0..100_000 {
+        let mut head = [0; 16];
+        file.seek(SeekFrom::Start(at))?;
+        let count = read_up_to(file, &mut head)?;
+        let [a, b, c, d, kind @ .., _, _, _, _, _, _, _, _] = head;
+        let length = match (count, u32::from_be_bytes([a, b, c, d])) {
+            (0..8, _) => break,
+            (_, 0) => end.saturating_sub(at),
+            (16.., 1) => head.last_chunk::<8>().map_or(0, |long| u64::from_be_bytes(*long)),
+            (_, length) => u64::from(length),
+        };
+        if length < 8 {
+            break;
+        }
+        if matches!(&kind, b"ftyp" | b"moov") && length <= LARGEST.saturating_sub(kept.len() as u64) {
+            file.seek(SeekFrom::Start(at))?;
+            file.by_ref().take(length).read_to_end(&mut kept)?;
+        }
+        match at.checked_add(length).filter(|next| *next < end) {
+            Some(next) => at = next,
+            None => break,
+        }
+    }
+    Ok(kept)
+}
+
+fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}

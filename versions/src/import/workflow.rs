@@ -1,0 +1,250 @@
+//! A workflow as a description of what it needs. Nodes are named by `cnr_id`, `aux_id` and `ver`; models by the
+//! addresses that the editor embeds, or found among the versions of this store by their hash or name. What neither
+//! tells is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use super::classes;
+use super::draft::{Draft, sha256};
+use crate::source::hex;
+use crate::spec::{LockedModel, Revision};
+
+/// What model files are called.
+const ENDS: [&str; 9] = [".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx", ".pt2"];
+/// Graphs within graphs.
+const DEPTH: usize = 16;
+
+/// What the workflow documents of one file need. `known` are the models of all versions; `repository` asks the Registry
+/// where a node's repository is.
+pub(super) fn read(
+    documents: &[Value],
+    known: &[LockedModel],
+    repository: &dyn Fn(&str) -> Option<String>,
+) -> Draft {
+    let mut draft = Draft::default();
+    let mut found = Found::default();
+    for document in documents {
+        found.document(document, 0);
+    }
+    let core = found.core.iter().max_by_key(|version| numbers(version)).map(|version| format!("v{version}"));
+    draft.core(None, core.as_deref());
+    for (id, Pack { version, repo }) in &found.packs {
+        let is_commit = version.as_ref().is_some_and(|text| is_commit(text));
+        match (repo, version) {
+            (Some(repo), version) => draft.git_node(repo, version.as_deref(), None, true),
+            (None, Some(version)) if is_commit => match repository(id) {
+                Some(url) => draft.git_node(&url, Some(version), None, true),
+                None => draft.ask(
+                    json!({ "about": "node", "name": id, "commit": version }),
+                    &format!("where is the repository of the node {id}? The workflow was made with its commit {version}"),
+                ),
+            },
+            (None, version) => draft.registry_node(id, version.as_deref(), None, true),
+        }
+    }
+    for (class, node) in &found.classes {
+        draft.ask(
+            json!({ "about": "node", "class": class }),
+            &format!("which node has the class {class}? Node {node} of the workflow does not say"),
+        );
+    }
+    models(&found, known, &mut draft);
+    draft
+}
+
+/// What a workflow says it needs.
+#[derive(Default)]
+struct Found {
+    core: BTreeSet<String>,
+    packs: BTreeMap<String, Pack>,
+    /// Classes of nobody, and the first node that has each.
+    classes: BTreeMap<String, String>,
+    models: Vec<Embedded>,
+    /// Names of model files in inputs, and who has them.
+    names: BTreeMap<String, String>,
+}
+
+struct Pack {
+    version: Option<String>,
+    /// `OWNER/REPO`, where it came from GitHub.
+    repo: Option<String>,
+}
+
+struct Embedded {
+    name: String,
+    url: Option<String>,
+    directory: Option<String>,
+    sha256: Option<String>,
+}
+
+impl Found {
+    fn document(&mut self, document: &Value, depth: usize) {
+        let Some(map) = document.as_object().filter(|_| depth < DEPTH) else { return };
+        self.embedded(map);
+        if let Some(nodes) = map.get("nodes").and_then(Value::as_array) {
+            let graphs = document.pointer("/definitions/subgraphs").and_then(Value::as_array);
+            let graphs: &[Value] = graphs.map(Vec::as_slice).unwrap_or_default();
+            let own: BTreeSet<&str> = graphs.iter().filter_map(|graph| graph["id"].as_str()).collect();
+            for node in nodes {
+                self.node(node, &own);
+            }
+            for graph in graphs {
+                self.document(graph, depth + 1);
+            }
+        } else {
+            for (id, node) in map {
+                let Some(class) = node.get("class_type").and_then(Value::as_str) else { continue };
+                // The document of the editor, where there is one, says more of the same nodes.
+                if !classes::is_known(class) {
+                    self.classes.entry(class.to_owned()).or_insert_with(|| id.clone());
+                }
+                let inputs = node.get("inputs").and_then(Value::as_object);
+                for (input, value) in inputs.into_iter().flatten() {
+                    self.name(value, &format!("{class} {id}, input {input}"));
+                }
+            }
+        }
+    }
+
+    fn node(&mut self, node: &Value, own: &BTreeSet<&str>) {
+        let class = node["type"].as_str().unwrap_or_default();
+        let properties = node.get("properties").unwrap_or(&Value::Null);
+        let text = |key: &str| properties[key].as_str().map(str::trim).filter(|text| !text.is_empty());
+        let version = text("ver").map(|text| text.strip_prefix('v').unwrap_or(text).to_owned());
+        match (text("cnr_id"), text("aux_id")) {
+            (Some("comfy-core"), _) => self.core.extend(version.filter(|version| !is_commit(version))),
+            (Some(id), repo) => self.pack(id, version, repo),
+            (None, Some(repo)) => self.pack(repo, version, Some(repo)),
+            (None, None) if class.is_empty() || own.contains(class) || classes::is_known(class) => {}
+            (None, None) => {
+                let id = node["id"].to_string();
+                self.classes.entry(class.to_owned()).or_insert(id);
+            }
+        }
+        if let Some(properties) = properties.as_object() {
+            self.embedded(properties);
+        }
+        let values: Vec<&Value> = match &node["widgets_values"] {
+            Value::Array(values) => values.iter().collect(),
+            Value::Object(values) => values.values().collect(),
+            _ => Vec::new(),
+        };
+        for value in values {
+            self.name(value, &format!("{class} {}", node["id"]));
+        }
+        // A class that somebody answers for is no question of another document.
+        if text("cnr_id").or(text("aux_id")).is_some() {
+            self.classes.remove(class);
+        }
+    }
+
+    fn pack(&mut self, id: &str, version: Option<String>, repo: Option<&str>) {
+        let plain = |text: &&str| text.split('/').count() == 2 && !text.contains("://");
+        let repo = repo.filter(plain).map(str::to_owned);
+        let pack = self.packs.entry(id.to_owned()).or_insert(Pack { version: None, repo: None });
+        pack.repo = pack.repo.take().or(repo);
+        // Nodes of one pack that were made with several versions of it want the newest.
+        let newer = |new: &String| pack.version.as_ref().is_none_or(|old| numbers(new) > numbers(old));
+        if let Some(version) = version.filter(newer) {
+            pack.version = Some(version);
+        }
+    }
+
+    fn embedded(&mut self, map: &Map<String, Value>) {
+        for model in map.get("models").and_then(Value::as_array).into_iter().flatten() {
+            let text = |key: &str| model[key].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+            let Some(name) = text("name") else { continue };
+            let kind = text("hash_type").unwrap_or_default().to_ascii_lowercase().replace('-', "");
+            let hash =
+                text("hash").filter(|hash| matches!(kind.as_str(), "sha256" | "") && sha256(hash).is_some());
+            if self.models.iter().any(|known| known.name == name) {
+                continue;
+            }
+            self.models.push(Embedded { name, url: text("url"), directory: text("directory"), sha256: hash });
+        }
+    }
+
+    fn name(&mut self, value: &Value, whose: &str) {
+        let Some(text) = value.as_str() else { return };
+        let is_model =
+            ENDS.iter().any(|end| text.ends_with(end)) && !text.contains(['\n', '\0']) && text.len() < 256;
+        if is_model && !text.contains("://") {
+            self.names.entry(text.replace('\\', "/")).or_insert_with(|| whose.to_owned());
+        }
+    }
+}
+
+fn models(found: &Found, known: &[LockedModel], draft: &mut Draft) {
+    let base = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    let mut answered = BTreeSet::new();
+    for Embedded { name, url, directory, sha256 } in &found.models {
+        let same = |model: &&LockedModel| {
+            sha256.as_ref().is_some_and(|hash| hex(&model.sha256).eq_ignore_ascii_case(hash))
+        };
+        let here = known.iter().find(same);
+        answered.insert(base(name));
+        match (url, directory, here) {
+            (Some(url), Some(folder), _) => draft.model(url, &format!("models/{folder}/{name}"), sha256.as_deref()),
+            (None, _, Some(model)) => take(model, draft),
+            _ => draft.ask(
+                json!({ "about": "model", "name": name }),
+                &format!("where does the model {name} come from, and in which folder does it belong? The workflow does not say"),
+            ),
+        }
+    }
+    for (name, whose) in &found.names {
+        if answered.contains(&base(name)) {
+            continue;
+        }
+        let fits = |model: &&LockedModel| {
+            let path = model.path.to_string();
+            path == *name || path.ends_with(&format!("/{name}"))
+        };
+        let mut candidates: Vec<&LockedModel> = Vec::new();
+        for model in known.iter().filter(fits) {
+            if !candidates.iter().any(|other| other.sha256 == model.sha256) {
+                candidates.push(model);
+            }
+        }
+        match candidates[..] {
+            [only] => take(only, draft),
+            [] => draft.ask(
+                json!({ "about": "model", "name": name }),
+                &format!(
+                    "where does the model {name} come from? {whose} names it, and no version here has it"
+                ),
+            ),
+            _ => {
+                let which: Vec<String> = candidates
+                    .iter()
+                    .map(|model| format!("{} (sha256 {})", model.source, hex(&model.sha256)))
+                    .collect();
+                draft.ask(
+                    json!({ "about": "model", "name": name }),
+                    &format!(
+                        "which model is {name}? {whose} names it, and versions here have {}",
+                        which.join(", ")
+                    ),
+                );
+            }
+        }
+    }
+}
+
+fn take(model: &LockedModel, draft: &mut Draft) {
+    draft.model(&model.source, &model.path.to_string(), Some(&hex(&model.sha256)));
+}
+
+fn is_commit(version: &str) -> bool {
+    version.len() >= 7
+        && !version.contains('.')
+        && version.bytes().all(|b| b.is_ascii_hexdigit())
+        && Revision::parse(version).is_ok()
+}
+
+/// The numbers of a version, to compare it by.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
+}
