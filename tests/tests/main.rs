@@ -12,6 +12,7 @@ mod crash_model;
 mod fault_points;
 mod faults;
 mod fsx;
+mod imports;
 mod kills;
 mod models;
 mod models_connection;

@@ -9,7 +9,7 @@ use cvs_versions::SpecError;
 use cvs_versions::spec::{
     Lock, LockedRepo, NewSpec, PythonSpec, ReadOptions, SpecDocument, VersionId, VersionsDir,
 };
-use serde_json::{Map, json};
+use serde_json::json;
 
 fn id(text: &str) -> VersionId {
     VersionId::new(text).unwrap()

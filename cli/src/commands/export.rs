@@ -58,7 +58,7 @@ pub(crate) fn run(context: &Context, args: &ExportArgs) -> Result<Exit, CliError
     match &args.output {
         Some(path) => std::fs::write(path, &text)
             .map_err(|source| CliError::WriteExport { path: path.clone(), source })?,
-        None => output.data(text.trim_end_matches('\n'))?,
+        None => output.text(&text)?,
     }
     for what in omitted {
         output.warning(&format!("not in this format: {what}"));

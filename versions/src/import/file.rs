@@ -6,12 +6,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::draft::Draft;
 use super::error::ImportError;
 use super::formats::{self, Format};
 use super::report::ImportReport;
 use super::workflow;
 use crate::error::{Origin, VersionsError};
-use crate::source::{SourceOptions, registry};
+use crate::source::{SourceError, SourceOptions, registry};
 use crate::spec::{LockedModel, ReadOptions, SpecDocument, VersionId};
 use crate::workflow::{Document, embedded};
 use crate::workspace::{CreateOptions, CreateReport, Workspace};
@@ -78,7 +79,9 @@ impl Workspace {
                 (renamed(value, id).map_err(bad)?, ImportReport::default())
             }
             (_, Content::Text(value)) => {
-                formats::read(format, &value, options.number).map_err(bad)?.finish_with(id, options)
+                let mut draft = formats::read(format, &value, options.number).map_err(bad)?;
+                look_up(&mut draft, options);
+                draft.finish_with(id, options)
             }
         };
         if options.skip_python {
@@ -92,7 +95,7 @@ impl Workspace {
         Ok(FileImport { format, report, created })
     }
 
-    fn workflow(&self, content: Content, options: &FileOptions<'_>) -> Result<super::draft::Draft, String> {
+    fn workflow(&self, content: Content, options: &FileOptions<'_>) -> Result<Draft, String> {
         let documents = match content {
             Content::Text(value) => vec![value],
             Content::Workflows(documents) => documents,
@@ -119,11 +122,45 @@ impl Workspace {
         // What ran is what runs again: the prompt, where there are both.
         let is_prompt = |value: &&Value| value.get("nodes").is_none_or(|nodes| !nodes.is_array());
         draft.workflow = parsed.iter().find(is_prompt).or(parsed.first()).cloned();
+        look_up(&mut draft, options);
         Ok(draft)
     }
 }
 
-impl super::draft::Draft {
+/// Nodes that the Registry does not have become questions. What cannot be asked now, the lock will ask.
+fn look_up(draft: &mut Draft, options: &FileOptions<'_>) {
+    let source = SourceOptions {
+        events: &|_| {},
+        cancel: options.create.cancel,
+        limits: options.create.limits,
+        offline: options.create.offline,
+    };
+    let mut unknown = Vec::new();
+    draft.nodes.retain(|node| {
+        let repo = node["repo"].as_str().unwrap_or_default();
+        let Some(id) = repo.strip_prefix("registry:") else { return true };
+        let version = node.get("ref").and_then(Value::as_str);
+        match registry::resolve(id, version, &source) {
+            Err(error @ SourceError::UnknownNode { .. }) => {
+                unknown.push((id.to_owned(), error.to_string()));
+                false
+            }
+            _ => true,
+        }
+    });
+    for (id, reason) in unknown {
+        draft
+            .report
+            .taken
+            .retain(|taken| taken.part != format!("node {id}") || !taken.how.starts_with("registry:"));
+        draft.ask(
+            serde_json::json!({ "about": "node", "name": id }),
+            &format!("where is the node {id}? {reason}"),
+        );
+    }
+}
+
+impl Draft {
     fn finish_with(
         mut self,
         id: &VersionId,

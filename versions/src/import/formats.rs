@@ -334,3 +334,128 @@ fn minor(version: &str) -> Option<String> {
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return None };
     Some(format!("{major}.{minor}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    const SHA: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    fn spec(value: &Value) -> Value {
+        let format = detect(value).expect("a known format");
+        let draft = read(format, value, None).expect("a sound file");
+        Value::Object(draft.finish(&crate::spec::VersionId::new("x").unwrap()).0)
+    }
+
+    #[test]
+    fn every_format_is_known_by_its_content() {
+        let manager = json!({ "comfyui": COMMIT, "git_custom_nodes": {}, "pips": {} });
+        for (value, format) in [
+            (manager.clone(), Some(Format::ManagerSnapshot)),
+            (json!({ "custom_nodes": manager }), Some(Format::ManagerSnapshot)),
+            (json!({ "basics": {}, "models": [], "custom_nodes": manager }), Some(Format::ComfyLock)),
+            (json!({ "models": [], "custom_nodes": manager }), Some(Format::ComfyLock)),
+            (json!({ "type": "comfyui-desktop-2-snapshot", "snapshots": [] }), Some(Format::DesktopSnapshot)),
+            (json!({ "schema": "distribution-definition/0" }), Some(Format::BuildDefinition)),
+            (json!({ "schema_version": 1, "comfyui": {} }), Some(Format::LockV1)),
+            (json!({ "schema_version": 2, "comfy": {} }), Some(Format::Spec)),
+            (json!({ "nodes": [], "links": [] }), Some(Format::Workflow)),
+            (json!({ "1": { "class_type": "A", "inputs": {} } }), Some(Format::Workflow)),
+            (json!({ "x": 1 }), None),
+            (json!([]), None),
+        ] {
+            assert_eq!(detect(&value), format, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_formats_say_becomes_a_spec() {
+        let desktop = spec(&json!({ "type": "comfyui-desktop-2-snapshot", "version": 2, "snapshots": [{
+            "comfyui": { "ref": "master", "commit": COMMIT, "releaseTag": "v0.3.0" },
+            "customNodes": [
+                { "type": "cnr", "id": "tidy", "dirName": "Tidy", "version": "1.2.3", "enabled": true },
+                { "type": "git", "id": "n", "dirName": "n", "url": "https://h/o/n", "commit": COMMIT, "enabled": false },
+                { "type": "file", "id": "one.py" },
+            ],
+            "pipPackages": { "torch": "2.5.1+cu124", "mine": "file:///x" }, "pythonVersion": "3.12.7" }] }));
+        assert_eq!(desktop["comfy"], json!({ "repo": crate::import::draft::CORE, "commit": COMMIT }));
+        assert_eq!(
+            desktop["custom_nodes"],
+            json!([
+                { "repo": "registry:tidy", "ref": "1.2.3", "name": "Tidy", "install_requirements": false },
+                { "repo": "https://h/o/n", "commit": COMMIT, "name": "n",
+                  "target_dir": "$COMFY_HOME/custom_nodes/n.disabled", "install_requirements": false },
+            ])
+        );
+        assert_eq!(desktop["python"], json!({ "version": "3.12", "torch_backend": "cu124" }));
+        assert_eq!(desktop["python_packages"], json!(["torch==2.5.1+cu124"]));
+        assert_eq!(desktop["questions"][0]["name"], "one.py");
+
+        let built = spec(&json!({ "schema": "distribution-definition/0", "baseComfyVersion": "0.3.64",
+            "customNodes": [{ "name": "n", "repository": "https://h/o/n", "gitRef": "main" },
+                { "name": "t", "id": "tidy", "registryVersion": "1.0.0" }],
+            "models": [{ "type": "lora", "filename": "l.safetensors", "sha256": SHA, "sourceUri": "https://h/l" },
+                { "type": "vae", "filename": "v.safetensors", "sha256": SHA }],
+            "pipDependencies": ["numpy==1.26.4"], "environment": { "pythonVersion": "3.11" } }));
+        assert_eq!(built["comfy"]["ref"], "v0.3.64");
+        assert_eq!(built["custom_nodes"][1]["repo"], "registry:tidy");
+        assert_eq!(
+            built["models"],
+            json!([{ "source": "https://h/l", "target_path": "models/loras/l.safetensors",
+                "checksum": format!("sha256:{SHA}") }])
+        );
+        assert_eq!(built["questions"][0]["sha256"], SHA);
+
+        let lock = spec(&json!({ "basic": {}, "models": [
+            { "model": "c.safetensors", "url": "https://h/c", "paths": [{ "path": "models/checkpoints/c.safetensors" }],
+              "hashes": [{ "hash": "0123456789", "type": "AutoV2" }, { "hash": SHA, "type": "SHA256" }], "type": "checkpoint" }],
+            "custom_nodes": { "comfyui": COMMIT, "git_custom_nodes": { "?": { "hash": COMMIT } }, "cnr_custom_nodes": { "t": "nightly" } } }));
+        assert_eq!(lock["models"][0]["target_path"], "models/checkpoints/c.safetensors");
+        assert_eq!(lock["models"][0]["checksum"], format!("sha256:{SHA}"));
+        assert_eq!(lock["questions"].as_array().map(Vec::len), Some(2));
+
+        let old = spec(
+            &json!({ "schema_version": 1, "version_name": "x", "comfyui": { "repo": "https://h/o/c", "commit": COMMIT },
+            "custom_nodes": [{ "name": "N", "repo": "https://h/o/n", "commit": COMMIT, "path": "/old/custom_nodes/n-dir" }],
+            "models": [{ "name": "m", "source": "https://h/m.bin", "target_path": "/old/models/vae/m.bin", "checksum": format!("sha256:{SHA}") }],
+            "python": { "version": "3.11.9", "packages": [{ "name": "a", "version": "1" }, { "name": "b", "url": "https://h/b.whl" }] } }),
+        );
+        assert_eq!(old["comfy"], json!({ "repo": "https://h/o/c", "commit": COMMIT }));
+        assert_eq!(old["custom_nodes"][0]["name"], "n-dir");
+        assert_eq!(old["models"][0]["target_path"], "models/vae/m.bin");
+        assert_eq!(old["python_packages"], json!(["a==1", "b @ https://h/b.whl"]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (format, value, said) in [
+            (
+                Format::ManagerSnapshot,
+                json!({ "git_custom_nodes": [] }),
+                "git_custom_nodes: an object is expected",
+            ),
+            (
+                Format::ManagerSnapshot,
+                json!({ "file_custom_nodes": [{}] }),
+                "file_custom_nodes: a `filename` is expected",
+            ),
+            (Format::ComfyLock, json!({ "models": [{}] }), "models[0]: a `model` is expected"),
+            (Format::DesktopSnapshot, json!({}), "snapshots: it has none"),
+            (
+                Format::DesktopSnapshot,
+                json!({ "snapshots": [{ "customNodes": [{ "type": "cnr" }] }] }),
+                "snapshots[0].customNodes[0]: an `id` is expected",
+            ),
+            (
+                Format::BuildDefinition,
+                json!({ "customNodes": [{}] }),
+                "customNodes[0]: a `repository` or an `id` is expected",
+            ),
+            (Format::LockV1, json!({ "custom_nodes": [{}] }), "custom_nodes[0]: a `repo` is expected"),
+            (Format::LockV1, json!([]), "an object is expected"),
+        ] {
+            assert_eq!(read(format, &value, None).err().as_deref(), Some(said), "{value}");
+        }
+    }
+}

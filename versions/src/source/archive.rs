@@ -163,3 +163,97 @@ fn store(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Seek;
+
+    use cvs_store::Store;
+    use zip::ZipWriter;
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+
+    fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut zip = ZipWriter::new(io::Cursor::new(Vec::new()));
+        for (name, bytes) in entries {
+            let options = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+            zip.start_file(*name, options.large_file(name.ends_with("64"))).unwrap();
+            zip.write_all(bytes).unwrap();
+        }
+        zip.finish().unwrap().into_inner()
+    }
+
+    fn renamed(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
+        let places: Vec<usize> = (0..bytes.len()).filter(|&at| bytes[at..].starts_with(from)).collect();
+        for at in places {
+            bytes[at..at + to.len()].copy_from_slice(to);
+        }
+        bytes
+    }
+
+    fn unpacked(bytes: &[u8]) -> Result<Vec<String>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let transaction = store.begin("test").unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        let made = unpack(&transaction, file, "https://h/x.zip", &SourceOptions::default());
+        let made = made.map_err(|error| error.to_string())?;
+        transaction.commit().unwrap();
+        let manifest = store.manifest(&made.manifest).unwrap();
+        Ok(manifest.walk().filter(|(path, _)| !path.is_root()).map(|(path, _)| path.to_string()).collect())
+    }
+
+    #[test]
+    fn what_is_sound_is_unpacked() {
+        let sound = zip(&[("A.py", b"1"), ("a.py", b"2"), ("d/x64", b"3"), (".git/config", b"4")]);
+        assert_eq!(
+            unpacked(&sound),
+            Ok(vec!["A.py".to_owned(), "a.py".to_owned(), "d".to_owned(), "d/x64".to_owned()])
+        );
+    }
+
+    #[test]
+    fn what_is_hostile_is_refused() {
+        let mut link = ZipWriter::new(io::Cursor::new(Vec::new()));
+        link.add_symlink("l", "/etc/passwd", SimpleFileOptions::default()).unwrap();
+        let link = link.finish().unwrap().into_inner();
+        let mut encrypted = zip(&[("a", b"1")]);
+        for (magic, flags) in [(b"PK\x03\x04", 6), (b"PK\x01\x02", 8)] {
+            let at = (0..encrypted.len()).find(|&at| encrypted[at..].starts_with(magic)).unwrap();
+            encrypted[at + flags] |= 1;
+        }
+        for (bytes, said) in [
+            (zip(&[("../x", b"1")]), "`../x`"),
+            (zip(&[("a/../../x", b"1")]), "`a/../../x`"),
+            (renamed(zip(&[("_etc/x", b"1")]), b"_etc/x", b"/etc/x"), "`/etc/x`"),
+            (zip(&[("a\\x", b"1")]), "its name holds a backslash"),
+            (renamed(zip(&[("aa", b"1"), ("ab", b"2")]), b"ab", b"aa"), "two entries of one name"),
+            (renamed(zip(&[("aa", b"1"), ("ab/c", b"2")]), b"ab/c", b"aa/c"), ""),
+            (link, "neither a file nor a directory"),
+            (encrypted, ""),
+            (zip(&[("bomb", &vec![0; 96 << 20])]), "not believable"),
+            (b"no zip".to_vec(), ""),
+        ] {
+            let refused = unpacked(&bytes).unwrap_err();
+            assert!(refused.starts_with("https://h/x.zip: the archive is refused: "), "{refused}");
+            assert!(refused.contains(said), "{said}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_zip_that_is_cut_or_damaged_has_an_answer() {
+        let whole = zip(&[("a.py", b"text text text"), ("b/c.py", b"more")]);
+        for end in 0..whole.len() {
+            assert!(unpacked(&whole[..end]).is_err(), "cut at {end}");
+        }
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0xff;
+            // Times and other fields that nobody reads may be anything.
+            let _ = unpacked(&bytes);
+        }
+    }
+}

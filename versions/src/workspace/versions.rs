@@ -47,6 +47,7 @@ pub struct CommitRef {
     /// The pin, as far as it answers that: a commit, a version of the Registry, or the manifest of files that were found.
     pub commit: Option<String>,
     /// True when not the files of that commit are taken, but those that were found on some machine.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub as_found: bool,
 }
 

@@ -101,14 +101,14 @@ fn an_existing_version_is_replaced_only_when_asked() {
     assert!(matches!(error, VersionsError::Spec(SpecError::Exists { .. })), "{error}");
     assert_eq!(std::fs::read(bench.spec_file("v")).unwrap(), before);
 
-    let pinned = bench.locked("v").comfy.commit;
+    let pinned = bench.locked("v").comfy.pin();
     bench.push("core", &[("new.py", "new\n")]);
     std::fs::create_dir_all(bench.ws.overlay_dir(&vid("v"))).unwrap();
     let options = CreateOptions { replace: true, ..Default::default() };
     let report = bench.ws.create(bench.spec("v", &["alpha"], Vec::new()), &options).unwrap();
     assert_eq!(super::refreshed(&report.lock), ["node custom_nodes/alpha: added"]);
     assert_eq!(report.kept_overlay, Some(bench.ws.overlay_dir(&vid("v"))));
-    assert_eq!(bench.locked("v").comfy.commit, pinned);
+    assert_eq!(bench.locked("v").comfy.pin(), pinned);
 }
 
 #[test]
@@ -119,14 +119,14 @@ fn without_fetching_only_commits_are_pinned() {
     let report = bench.ws.create(bench.spec("v", &["alpha"], vec![model]), &options).unwrap();
     assert_eq!((report.lock.view, report.lock.new_objects), (None, 0));
     let lock = bench.locked("v");
-    assert_eq!(lock.comfy.commit.len(), 40);
+    assert_eq!(lock.comfy.pin().len(), 40);
     assert_eq!((lock.manifests().count(), lock.models.len()), (0, 0));
     assert_eq!(bench.ws.list().unwrap()[0].lock, LockState::Pinned);
 
     // The pin holds, whatever becomes of the branch before the content is brought.
     bench.push("alpha", &[("__init__.py", "alpha 2\n")]);
     bench.lock("v").unwrap();
-    assert_eq!(bench.locked("v").custom_nodes[0].locked.commit, lock.custom_nodes[0].locked.commit);
+    assert_eq!(bench.locked("v").custom_nodes[0].locked.pin(), lock.custom_nodes[0].locked.pin());
     assert_eq!(bench.ws.list().unwrap()[0].lock, LockState::Current);
 }
 
@@ -290,7 +290,7 @@ fn many_parts_of_one_repository_do_not_meet_in_it() {
         other.create(spec, &CreateOptions::default()).unwrap();
         let lock = other.read(&vid(id)).unwrap().spec().lock.clone().unwrap();
         for (number, node) in lock.custom_nodes.iter().enumerate() {
-            assert_eq!(node.locked.commit, [&first, &second, &second][number % 3].as_str());
+            assert_eq!(node.locked.pin(), [&first, &second, &second][number % 3].as_str());
         }
     }
 }

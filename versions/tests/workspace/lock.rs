@@ -64,7 +64,7 @@ fn an_edit_touches_its_part_alone() {
     // The changed file and its manifest.
     assert_eq!(report.new_objects, 2);
     let after = bench.locked("v");
-    assert_eq!(after.custom_nodes[0].locked.commit, next);
+    assert_eq!(after.custom_nodes[0].locked.pin(), next);
     assert_eq!((&after.comfy, &after.custom_nodes[1]), (&before.comfy, &before.custom_nodes[1]));
     assert_eq!((&after.models, after.models_manifest), (&before.models, before.models_manifest));
 
@@ -100,11 +100,11 @@ fn an_update_gives_up_the_pins_that_it_names() {
     assert_eq!(refreshed(&report), ["node custom_nodes/alpha: update asked for"]);
     let commits = || {
         let lock = bench.locked("v");
-        let nodes = lock.custom_nodes.iter().map(|node| node.locked.commit.clone());
-        std::iter::once(lock.comfy.commit.clone()).chain(nodes).collect::<Vec<_>>()
+        let nodes = lock.custom_nodes.iter().map(|node| node.locked.pin());
+        std::iter::once(lock.comfy.pin()).chain(nodes).collect::<Vec<_>>()
     };
-    let old = &before.custom_nodes[1].locked.commit;
-    assert_eq!(commits(), [before.comfy.commit.clone(), alpha.clone(), old.clone()]);
+    let old = before.custom_nodes[1].locked.pin();
+    assert_eq!(commits(), [before.comfy.pin(), alpha.clone(), old.clone()]);
     update(Update::Everything).unwrap();
     assert_eq!(commits(), [core, alpha, beta]);
     assert_eq!(

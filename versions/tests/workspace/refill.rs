@@ -35,9 +35,9 @@ fn it_is_filled_from_the_locks_and_what_they_name() {
     let stats = ws.refill_index(false, &never).unwrap();
     assert_eq!(stats, RefillStats { commits: 2, models: 1, git_blobs: 0 });
     let key = |commit: &str| format!("git:{commit}");
-    assert_eq!(index.source(&key(&lock.comfy.commit)), lock.comfy.manifest);
+    assert_eq!(index.source(&key(&lock.comfy.pin())), lock.comfy.manifest);
     let node = &lock.custom_nodes[0].locked;
-    assert_eq!(index.source(&key(&node.commit)), node.manifest);
+    assert_eq!(index.source(&key(&node.pin())), node.manifest);
     assert_eq!(index.by_sha256(&lock.models[0].sha256), Some(BlobId::of(b"model")));
 
     // What `git hash-object` says of the node's only file.
@@ -73,7 +73,7 @@ fn the_next_version_finds_what_the_last_one_brought() {
     let checksum = format!("sha256:{}", hex(&lock.models[0].sha256));
     let model = json!({"source": "https://localhost/m.pth", "checksum": checksum});
     let mut spec = bench.spec("w", &[], vec![model]);
-    spec.repo = format!("{}@{}", spec.repo, lock.comfy.commit);
+    spec.repo = format!("{}@{}", spec.repo, lock.comfy.pin());
     ws.create(spec, &CreateOptions { offline: true, ..Default::default() }).unwrap();
     assert!(ws.store().index().is_filled());
 }

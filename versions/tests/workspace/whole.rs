@@ -16,7 +16,7 @@ fn one_bad_spec_hides_no_other() {
     let bench = Bench::new();
     assert_eq!(bench.ws.list().unwrap(), []);
     bench.create("b", &["alpha"], Vec::new()).unwrap();
-    let commit = bench.locked("b").comfy.commit;
+    let commit = bench.locked("b").comfy.pin();
     let dir = bench.ws.versions().path().to_owned();
     fs::write(dir.join("a.json"), "{").unwrap();
     fs::write(dir.join("not a name.json"), "{}").unwrap();
@@ -39,7 +39,7 @@ fn one_bad_spec_hides_no_other() {
             "core": {"repo": bench.url("core"), "revision": "HEAD", "commit": commit},
             "nodes": [{
                 "name": "alpha", "path": "custom_nodes/alpha", "repo": bench.url("alpha"),
-                "revision": "HEAD", "commit": bench.locked("b").custom_nodes[0].locked.commit,
+                "revision": "HEAD", "commit": bench.locked("b").custom_nodes[0].locked.pin(),
             }],
             "models": 0,
             "model_bytes": 0,
@@ -86,7 +86,7 @@ fn a_clone_of_what_is_only_pinned_is_pinned() {
     let options = cvs_versions::CreateOptions { fetch: false, ..Default::default() };
     bench.ws.create(bench.spec("v", &[], Vec::new()), &options).unwrap();
     bench.ws.clone_version(&vid("v"), &vid("w")).unwrap();
-    assert_eq!(bench.locked("w").comfy.commit, bench.locked("v").comfy.commit);
+    assert_eq!(bench.locked("w").comfy.pin(), bench.locked("v").comfy.pin());
 }
 
 #[test]
