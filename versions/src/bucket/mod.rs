@@ -8,10 +8,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path as FilePath;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
 use object_store::{
@@ -187,6 +189,32 @@ impl std::fmt::Display for Bucket {
     }
 }
 
+/// A bucket to read from: `s3`, `gs`, or `az` with the container's name. Transfers may take as long as they take; who
+/// reads looks after stalls.
+pub(crate) fn reading(scheme: &str, name: &str) -> Result<Arc<dyn ObjectStore>, BucketError> {
+    let client = client().with_timeout_disabled().with_connect_timeout(PATIENCE);
+    let retry = RetryConfig { max_retries: 2, retry_timeout: PATIENCE, ..RetryConfig::default() };
+    let store: object_store::Result<Arc<dyn ObjectStore>> = match scheme {
+        "s3" => {
+            let builder = AmazonS3Builder::from_env().with_bucket_name(name);
+            let built = builder.with_client_options(client).with_retry(retry).build();
+            built.map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
+        }
+        "gs" => {
+            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(name);
+            let built = builder.with_client_options(client).with_retry(retry).build();
+            built.map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
+        }
+        _ => {
+            let builder = MicrosoftAzureBuilder::from_env().with_container_name(name);
+            let built = builder.with_client_options(client).with_retry(retry).build();
+            built.map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
+        }
+    };
+    let address = || format!("{scheme}://{name}");
+    store.map_err(|error| BucketError::Settings { address: address(), detail: words(&error) })
+}
+
 fn amazon(builder: AmazonS3Builder) -> object_store::Result<Box<dyn ObjectStore>> {
     Ok(Box::new(builder.with_client_options(client()).with_retry(retry()).build()?))
 }
@@ -234,7 +262,7 @@ fn kind(name: &str) -> Attributes {
 }
 
 /// The error with its causes: the outermost says only where.
-fn words(error: &object_store::Error) -> String {
+pub(crate) fn words(error: &object_store::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {

@@ -73,14 +73,18 @@ impl Digester {
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
+        let Self { blake3, sha256, md5, .. } = self;
+        let mut others = || {
+            sha256.update(bytes);
+            if let Some(md5) = md5 {
+                md5.update(bytes);
+            }
+        };
         if bytes.len() >= PARALLEL {
-            self.blake3.update_rayon(bytes);
+            rayon::join(others, || blake3.update_rayon(bytes));
         } else {
-            self.blake3.update(bytes);
-        }
-        self.sha256.update(bytes);
-        if let Some(md5) = &mut self.md5 {
-            md5.update(bytes);
+            blake3.update(bytes);
+            others();
         }
         self.size += bytes.len() as u64;
     }
@@ -101,7 +105,7 @@ impl Digester {
 }
 
 /// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

@@ -296,6 +296,14 @@ pub enum SourceError {
         /// Why each failed, in the order in which they were tried.
         failures: Vec<SourceError>,
     },
+    /// The environment's settings for buckets do not do.
+    #[error("{url}: {detail}")]
+    Bucket {
+        /// The object.
+        url: String,
+        /// What the client says.
+        detail: String,
+    },
     /// A variable that should hold the address of a hub holds something else.
     #[error("{variable} is {value:?}, and must be an http or https address")]
     Endpoint {

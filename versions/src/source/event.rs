@@ -1,6 +1,7 @@
 //! What the sources tell while they work, and what their caller may set. Nothing here prints: the caller draws what
 //! it likes from the events, which may come from several threads at once.
 
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -115,6 +116,14 @@ pub struct NetworkLimits {
     pub backoff: Duration,
     /// The longest pause, also of those that a server asks for.
     pub backoff_limit: Duration,
+    /// Ranges of one file that are downloaded at once.
+    pub connections: u32,
+    /// Files of this size or more come in several ranges at once.
+    pub split_from: u64,
+    /// What a kill may cost of each range.
+    pub piece: u64,
+    /// Bytes a second, of all downloads of the process together.
+    pub rate: Option<NonZeroU64>,
 }
 
 impl Default for NetworkLimits {
@@ -125,6 +134,10 @@ impl Default for NetworkLimits {
             attempts: 5,
             backoff: Duration::from_secs(1),
             backoff_limit: Duration::from_secs(60),
+            connections: 8,
+            split_from: 32 << 20,
+            piece: 2 << 20,
+            rate: None,
         }
     }
 }

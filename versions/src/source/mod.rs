@@ -15,6 +15,7 @@ mod hosts;
 pub mod http;
 pub(crate) mod hub;
 pub mod local;
+pub(crate) mod object;
 mod redact;
 pub mod registry;
 #[cfg(test)]
@@ -23,7 +24,8 @@ mod test_server;
 pub(crate) use self::redact::redact;
 
 pub use self::digest::Expected;
-pub(crate) use self::digest::{hex, unhex};
+pub use self::digest::hex;
+pub(crate) use self::digest::unhex;
 pub use self::error::SourceError;
 pub use self::event::{EventSink, NetworkLimits, SourceEvent, SourceOptions};
 pub(crate) use self::hosts::Hosts;

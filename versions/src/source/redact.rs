@@ -24,6 +24,19 @@ pub(crate) fn redact(address: &str) -> String {
     }
 }
 
+/// Words of another library as they may be shown: every address among them is cleaned.
+pub(crate) fn redact_words(words: &str) -> String {
+    let clean = |word: &str| match word.contains("://") {
+        true => {
+            let (start, rest) = word.split_at(word.find(|c: char| c.is_alphanumeric()).unwrap_or(0));
+            let end = rest.trim_end_matches([')', ',', ':', ';', '"', '`', '\'']).len();
+            format!("{start}{}{}", redact(&rest[..end]), &rest[end..])
+        }
+        false => word.to_owned(),
+    };
+    words.split(' ').map(clean).collect::<Vec<_>>().join(" ")
+}
+
 /// `url` as it may be shown.
 pub(crate) fn redact_url(url: &Url) -> String {
     let mut shown = url.clone();
@@ -67,5 +80,9 @@ mod tests {
         ] {
             assert_eq!(redact(address), shown, "{address}");
         }
+        assert_eq!(
+            redact_words("error sending request for url (https://h/c/k?sv=1&sig=abc), after 3 tries"),
+            "error sending request for url (https://h/c/k?sv=1&sig=***), after 3 tries"
+        );
     }
 }

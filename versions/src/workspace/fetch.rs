@@ -9,9 +9,11 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::event::{Event, Events, Why};
+use crate::model_file;
 use crate::source::http::{FetchedFile, HttpRequest};
 use crate::source::{
     Expected, Hosts, NetworkLimits, SourceError, SourceEvent, SourceOptions, civitai, http, hub, local,
+    object::Object,
 };
 use crate::spec::{Checksum, HubFile, LockedModel, ModelSource, ModelSpec, Part, public_text};
 
@@ -55,6 +57,9 @@ impl Fetcher<'_> {
         let subject = model.path.to_string();
         wanted.verify(&found, &subject)?;
         (self.events)(Event::Fetched { part, files: 1, reused: found.reused });
+        if !found.reused {
+            self.look_into(part, &found.blob, &subject)?;
+        }
         Ok(LockedModel {
             path: model.path.clone(),
             source: found
@@ -96,6 +101,17 @@ impl Fetcher<'_> {
                 Err(error) => Err(error),
             },
         }
+    }
+
+    /// Tells what a model that enters is, where that is not what it seems.
+    fn look_into(&self, part: &Part, blob: &BlobId, name: &str) -> Result<(), SourceError> {
+        let mut file = self.transaction.open_blob(blob)?;
+        let unreadable = |error| StoreError::io("read", self.store.blob_path(blob), error);
+        let info = model_file::inspect(&mut file, name).map_err(unreadable)?;
+        for finding in &info.findings {
+            (self.events)(Event::ModelFinding { part, finding });
+        }
+        Ok(())
     }
 
     /// From the first source that has it. What keeps every source from working ends the search at once.
@@ -173,7 +189,10 @@ impl Fetcher<'_> {
                 let found = civitai::fetch(store, transaction, &wanted, &Hosts::from_env()?, options)?;
                 (found.file, Some(found.version.to_string()))
             }
-            ModelSource::Bucket(_) => return Err(unsupported(text)),
+            ModelSource::Bucket(file) => {
+                let object = Object::open(file)?;
+                (http::fetch_object(store, transaction, &object, expected, options)?, None)
+            }
         };
         let FetchedFile { blob, size, sha256, received } = file;
         // A download that found its bytes in the store knows their sha256 only; elsewhere md5 has been verified.
@@ -231,11 +250,6 @@ fn is_of_source(error: &SourceError) -> bool {
             | SourceError::Endpoint { .. }
             | SourceError::Token { .. }
     )
-}
-
-fn unsupported(text: &str) -> SourceError {
-    let url = public_text(text);
-    SourceError::Address { url, reason: "buckets are not supported yet in this version of cvs" }
 }
 
 /// What a model's bytes must be.

@@ -58,6 +58,12 @@ const PEERS: &[Need] = &[Need {
     why: "a peer in benchmarks and POSIX suites",
 }];
 
+/// What downloads are compared with.
+const DOWNLOADERS: &[Need] = &[
+    Need { package: "aria2", probe: Probe::Program("aria2c"), why: "a peer in the download benchmark" },
+    Need { package: "curl", probe: Probe::Program("curl"), why: "a peer in the download benchmark" },
+];
+
 /// What the POSIX suites take.
 const SUITES: &[Need] = &[Need {
     package: "stress-ng",
@@ -77,11 +83,15 @@ const BROWSER: Need = Need {
 struct Tool {
     name: &'static str,
     version: &'static str,
+    /// What its program is behind; empty for most.
+    features: &'static str,
 }
 
-const FSX: Tool = Tool { name: "fsx", version: "0.3.2" };
-const B3SUM: Tool = Tool { name: "b3sum", version: "1.8.7" };
-const PJDFSTEST: Tool = Tool { name: "pjdfstest", version: "0.2.2" };
+const FSX: Tool = Tool { name: "fsx", version: "0.3.2", features: "" };
+const B3SUM: Tool = Tool { name: "b3sum", version: "1.8.7", features: "" };
+const PJDFSTEST: Tool = Tool { name: "pjdfstest", version: "0.2.2", features: "" };
+/// A server that speaks as S3 does, over a directory.
+const S3S_FS: Tool = Tool { name: "s3s-fs", version: "0.14.1", features: "binary" };
 
 /// What a command is about to do, and therefore what must be there.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,7 +123,7 @@ impl Purpose {
             Purpose::Test => &[FSX, PJDFSTEST],
             Purpose::Bench => &[B3SUM],
             Purpose::Posix => &[FSX, PJDFSTEST],
-            Purpose::All => &[FSX, B3SUM, PJDFSTEST],
+            Purpose::All => &[FSX, B3SUM, PJDFSTEST, S3S_FS],
         }
     }
 }
@@ -304,7 +314,16 @@ fn install_tool(project: &Project, tool: &Tool) -> Outcome {
     println!("Building {} {} from crates.io", tool.name, tool.version);
     shell::run(
         shell::cargo(project)
-            .args(["install", "--quiet", "--locked", "--version", tool.version, "--root"])
+            .args([
+                "install",
+                "--quiet",
+                "--locked",
+                "--version",
+                tool.version,
+                "--features",
+                tool.features,
+                "--root",
+            ])
             .arg(project.tools())
             .arg(tool.name)
             // Its own build directory: artefacts of another crate's lock file are no use to the workspace's.

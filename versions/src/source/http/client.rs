@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Why an attempt brought nothing.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(in crate::source) enum Failure {
     /// Another attempt would end the same way.
     Final(SourceError),
     /// Worth another attempt, after the pause that the server asked for, if it did.
@@ -143,7 +143,7 @@ fn may_follow(from: &Url, to: &Url, has_headers: bool) -> Result<bool, SourceErr
 }
 
 /// Awaits `future` for as long as a stall may last, with an eye on the cancel flag.
-pub(super) async fn patient<T>(
+pub(in crate::source) async fn patient<T>(
     future: impl Future<Output = T>,
     options: &SourceOptions<'_>,
     url: &Url,
@@ -225,7 +225,7 @@ pub(super) fn describe(error: &reqwest::Error, url: &Url, options: &SourceOption
     Failure::Transient(SourceError::HttpTransfer { url: shown, detail }, None)
 }
 
-pub(super) fn answer(url: &Url, reason: impl Into<String>) -> SourceError {
+pub(in crate::source) fn answer(url: &Url, reason: impl Into<String>) -> SourceError {
     SourceError::HttpAnswer { url: redact_url(url), reason: reason.into() }
 }
 

@@ -1,25 +1,33 @@
-//! One download: attempts until the file is whole, each going on where the last one stopped.
+//! One download: attempts until the file is whole, each going on where the last one stopped. A large file of which the
+//! server gives ranges is split ([`super::ranges`]); what makes that worthless leads back here.
 
 use std::fs::File;
 use std::io::Write;
 
+use reqwest::Response;
 use reqwest::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE,
-    LAST_MODIFIED, RANGE,
+    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    IF_RANGE, LAST_MODIFIED, RANGE,
 };
-use reqwest::{Method, Response};
 
 use super::HttpRequest;
-use super::client::{Failure, Retries, answer, describe, judge, patient, send};
+use super::client::{Failure, Retries, answer, describe, judge, patient};
+use super::journal::Journal;
+use super::link::{Link, text};
 use super::partial::{Origin, Partial, boot_id};
+use super::ranges::{self, End};
 use crate::source::digest::{Digester, Digests};
-use crate::source::error::SourceError;
+use crate::source::error::{IoContext, SourceError};
 use crate::source::event::{SourceEvent, SourceOptions};
 
 /// Written and hashed at once. Large enough for hashing on several threads, small enough to lose without regret.
 const BUFFER: usize = 1 << 20;
 
+/// Splitting is given up after it was in vain so often.
+const IN_VAIN: u32 = 2;
+
 pub(super) struct Download<'a> {
+    link: &'a Link<'a>,
     request: &'a HttpRequest,
     shown: &'a str,
     partial: &'a Partial,
@@ -34,18 +42,20 @@ pub(super) struct Download<'a> {
     seam: bool,
     /// A wrong checksum led to a new start already; another one is the server's fault.
     restarted: bool,
+    /// The pieces that an earlier attempt left.
+    pieces: Option<Journal>,
+    /// Pieces are on disk, or were begun.
+    split: bool,
+    /// How often pieces turned out to be worthless.
+    in_vain: u32,
     /// Nothing needs to be asked: all bytes are on disk, and can be told right or wrong.
     complete: bool,
 }
 
 impl<'a> Download<'a> {
     /// Takes up what an earlier attempt left, where that can be trusted.
-    pub(super) fn open(
-        request: &'a HttpRequest,
-        shown: &'a str,
-        partial: &'a Partial,
-        options: &'a SourceOptions<'a>,
-    ) -> Result<Self, SourceError> {
+    pub(super) fn open(link: &'a Link<'a>, partial: &'a Partial) -> Result<Self, SourceError> {
+        let Link { request, shown, options, .. } = *link;
         let with_md5 = request.expected.md5.is_some();
         let checked = request.expected.has_checksum();
         let fresh = Origin { url: shown.to_owned(), boot: boot_id(), ..Origin::default() };
@@ -53,10 +63,18 @@ impl<'a> Download<'a> {
             let validated = origin.url == shown && (origin.etag.is_some() || origin.last_modified.is_some());
             checked || validated && (origin.done.is_some() || origin.boot == fresh.boot) || partial.waited
         });
-        let mut complete = false;
+        let (mut complete, mut pieces) = (false, None);
         let mut taken = None;
         if let Some(origin) = left {
             match &origin.done {
+                None if origin.piece.is_some() => {
+                    if let Some(journal) = partial.journal(&origin) {
+                        let path = partial.part();
+                        let file = File::open(&path).at("opening", &path)?;
+                        pieces = Some(journal);
+                        taken = Some((origin, file, Digester::new(with_md5)));
+                    }
+                }
                 Some(done) => {
                     if let Some((file, digester)) = partial.reopen(&done.blob, with_md5, options)? {
                         complete = digester.size() == done.size && (checked || partial.waited);
@@ -77,11 +95,13 @@ impl<'a> Download<'a> {
                 (fresh, file, Digester::new(with_md5))
             }
         };
-        let offset = digester.size();
+        let offset = pieces.as_ref().map_or(digester.size(), Journal::present);
         if offset > 0 {
             options.event(SourceEvent::Resume { url: shown, offset });
         }
+        let split = pieces.is_some();
         Ok(Self {
+            link,
             request,
             shown,
             partial,
@@ -93,6 +113,9 @@ impl<'a> Download<'a> {
             received: 0,
             seam: offset > 0,
             restarted: false,
+            pieces,
+            split,
+            in_vain: 0,
             complete,
         })
     }
@@ -129,6 +152,11 @@ impl<'a> Download<'a> {
     async fn complete(&mut self) -> Result<(), SourceError> {
         let mut retries = Retries::new();
         let mut furthest = self.digester.size();
+        if let Some(journal) = self.pieces.take()
+            && self.in_pieces(journal, None)?
+        {
+            return Ok(());
+        }
         while !self.complete {
             let failure = match self.attempt().await {
                 Ok(()) => return Ok(()),
@@ -150,7 +178,7 @@ impl<'a> Download<'a> {
 
     /// A partial outlives what may pass: cuts, cancels, kills. It goes when it is in the way.
     fn give_up(&self, error: SourceError) -> Result<(), SourceError> {
-        let useless = self.digester.size() == 0 && self.buffer.is_empty();
+        let useless = self.digester.size() == 0 && self.buffer.is_empty() && !self.split;
         if useless || matches!(error, SourceError::DiskFull { .. } | SourceError::Size { .. }) {
             self.partial.discard()?;
         }
@@ -161,9 +189,21 @@ impl<'a> Download<'a> {
         let offset = self.digester.size();
         let own = self.range_headers(offset);
         let url = &self.request.url;
-        let mut response = send(Method::GET, url, &self.request.headers, &own, None, self.options).await?;
+        let mut response = self.link.get(&own).await?;
         match response.status().as_u16() {
-            200 => self.begin(&response, offset)?,
+            200 => {
+                self.begin(&response, offset)?;
+                if self.may_split(&response) {
+                    let journal = self.partial.split(&mut self.origin, self.options.limits.piece)?;
+                    return match self.in_pieces(journal, Some(response))? {
+                        true => Ok(()),
+                        false => {
+                            let error = answer(url, "the file kept changing while it was downloaded");
+                            Err(Failure::Transient(error, Some(std::time::Duration::ZERO)))
+                        }
+                    };
+                }
+            }
             206 => self.go_on(&response, offset)?,
             416 if offset > 0 => {
                 let whole = content_range(response.headers()).map_or(self.origin.length, |range| range.total);
@@ -183,7 +223,10 @@ impl<'a> Download<'a> {
         loop {
             let read = patient(response.chunk(), self.options, url).await?;
             match read.map_err(|error| self.cut(&error))? {
-                Some(chunk) => self.take(&chunk)?,
+                Some(chunk) => {
+                    self.take(&chunk)?;
+                    self.link.pace(chunk.len() as u64).await?;
+                }
                 None => break,
             }
         }
@@ -191,6 +234,38 @@ impl<'a> Download<'a> {
         match self.origin.length {
             Some(expected) if expected != self.digester.size() => Err(self.truncated(expected)),
             _ => Ok(()),
+        }
+    }
+
+    /// Whether the file is worth several ranges, and the server good for them: it must give them, and a tag by which
+    /// all can be told to be of one file.
+    fn may_split(&self, response: &Response) -> bool {
+        let limits = &self.options.limits;
+        let ranges = text(response.headers(), ACCEPT_RANGES).is_some_and(|ranges| ranges.trim() == "bytes");
+        limits.connections > 1
+            && self.in_vain < IN_VAIN
+            && ranges
+            && self.origin.etag.is_some()
+            && self.origin.length.is_some_and(|length| length >= limits.split_from.max(limits.piece))
+    }
+
+    /// The pieces that are missing; false when all of them turned out to be worthless. It blocks, which nothing else
+    /// on this thread is waiting behind.
+    fn in_pieces(&mut self, journal: Journal, first: Option<Response>) -> Result<bool, SourceError> {
+        self.split = true;
+        match ranges::bring(self.link, self.partial, &self.origin, journal, first, &mut self.received) {
+            Ok(digester) => {
+                self.digester = digester;
+                self.complete = true;
+                Ok(true)
+            }
+            Err(End::Worthless(reason)) => {
+                self.in_vain += 1;
+                let fresh = Origin { url: self.shown.to_owned(), boot: boot_id(), ..Origin::default() };
+                self.restart(reason, fresh)?;
+                Ok(false)
+            }
+            Err(End::Failed(error)) => Err(self.give_up(error).err().unwrap_or(SourceError::Cancelled)),
         }
     }
 
@@ -285,6 +360,7 @@ impl<'a> Download<'a> {
             last_modified: text(headers, LAST_MODIFIED),
             length: text(headers, CONTENT_LENGTH).and_then(|length| length.parse().ok()),
             boot: boot_id(),
+            piece: None,
             done: None,
         }
     }
@@ -296,6 +372,7 @@ impl<'a> Download<'a> {
         self.digester = Digester::new(self.request.expected.md5.is_some());
         self.buffer.clear();
         self.seam = false;
+        self.split = false;
         Ok(())
     }
 
@@ -320,7 +397,7 @@ impl<'a> Download<'a> {
             let full =
                 matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
             if full {
-                return Err(self.disk_full(self.free()));
+                return Err(self.disk_full());
             }
             return Err(SourceError::Io { operation: "writing", path: self.partial.part(), source });
         }
@@ -331,27 +408,19 @@ impl<'a> Download<'a> {
 
     /// Better now than after an hour.
     fn check_room(&self) -> Result<(), SourceError> {
-        let free = self.free();
         match self.origin.length {
-            Some(length) if length.saturating_sub(self.digester.size()) > free => Err(self.disk_full(free)),
+            Some(length) if length.saturating_sub(self.digester.size()) > self.partial.free() => {
+                Err(self.disk_full())
+            }
             _ => Ok(()),
         }
     }
 
-    fn free(&self) -> u64 {
-        rustix::fs::statvfs(self.partial.dir()).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
-    }
-
-    fn disk_full(&self, available: u64) -> SourceError {
+    fn disk_full(&self) -> SourceError {
         let written = self.digester.size();
         let needed =
             self.origin.length.map_or(self.buffer.len() as u64, |length| length.saturating_sub(written));
-        SourceError::DiskFull {
-            subject: self.shown.to_owned(),
-            directory: self.partial.dir().to_owned(),
-            needed,
-            available,
-        }
+        self.partial.disk_full(self.shown, needed)
     }
 
     /// The body broke off.
@@ -369,23 +438,19 @@ impl<'a> Download<'a> {
     }
 }
 
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(str::to_owned)
-}
-
 /// `If-Range` takes no weak tags (RFC 9110, 13.1.5).
-fn strong_etag(headers: &HeaderMap) -> Option<String> {
+pub(super) fn strong_etag(headers: &HeaderMap) -> Option<String> {
     text(headers, ETAG).filter(|etag| etag.starts_with('"'))
 }
 
 /// `Content-Range: bytes START-END/TOTAL`, either side of the slash possibly `*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct ContentRange {
-    start: Option<u64>,
-    total: Option<u64>,
+pub(super) struct ContentRange {
+    pub(super) start: Option<u64>,
+    pub(super) total: Option<u64>,
 }
 
-fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
+pub(super) fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
     let value = text(headers, CONTENT_RANGE)?;
     let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
     Some(ContentRange {

@@ -8,18 +8,23 @@
 
 mod client;
 mod download;
+mod journal;
+mod link;
 mod partial;
+mod ranges;
 
 use cvs_store::{BlobId, Store, Transaction};
 use reqwest::header::HeaderMap;
 use url::Url;
 
-pub(in crate::source) use self::client::{get_json, head, post_json};
+pub(in crate::source) use self::client::{Failure, answer, get_json, head, patient, post_json};
 use self::download::Download;
+use self::link::Link;
 use self::partial::{Done, Partial};
 use super::digest::{Expected, hex, unhex};
 use super::error::SourceError;
 use super::event::SourceOptions;
+use super::object::Object;
 use super::redact::redact_url;
 
 /// A file to fetch.
@@ -63,10 +68,33 @@ pub fn fetch(
     request: &HttpRequest,
     options: &SourceOptions<'_>,
 ) -> Result<FetchedFile, SourceError> {
-    let shown = redact_url(&request.url);
     if !matches!(request.url.scheme(), "http" | "https") {
-        return Err(SourceError::Address { url: shown, reason: "not an http or https address" });
+        let url = redact_url(&request.url);
+        return Err(SourceError::Address { url, reason: "not an http or https address" });
     }
+    bring(store, transaction, request, None, options)
+}
+
+/// As [`fetch`], of a file in a bucket.
+pub(crate) fn fetch_object(
+    store: &Store,
+    transaction: &Transaction,
+    object: &Object,
+    expected: &Expected,
+    options: &SourceOptions<'_>,
+) -> Result<FetchedFile, SourceError> {
+    let request = HttpRequest { url: object.url().clone(), headers: HeaderMap::new(), expected: *expected };
+    bring(store, transaction, &request, Some(object), options)
+}
+
+fn bring(
+    store: &Store,
+    transaction: &Transaction,
+    request: &HttpRequest,
+    object: Option<&Object>,
+    options: &SourceOptions<'_>,
+) -> Result<FetchedFile, SourceError> {
+    let shown = redact_url(&request.url);
     options.check_cancel()?;
     let present = || -> Result<Option<FetchedFile>, SourceError> {
         let Some(sha256) = request.expected.sha256 else { return Ok(None) };
@@ -93,7 +121,8 @@ pub fn fetch(
             return Ok(FetchedFile { blob: done.blob, size, sha256, received: 0 });
         }
     }
-    let mut download = Download::open(request, &shown, &partial, options)?;
+    let link = Link::new(request, object, &shown, options);
+    let mut download = Download::open(&link, &partial)?;
     let found = client::block_on(download.run())??;
     let (origin, received) = download.close();
     let done = Done { blob: found.blob, sha256: hex(&found.sha256), size: found.size };
@@ -115,5 +144,7 @@ fn key(request: &HttpRequest) -> String {
     }
 }
 
+#[cfg(test)]
+mod ranges_tests;
 #[cfg(test)]
 mod tests;

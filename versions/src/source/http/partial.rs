@@ -2,7 +2,8 @@
 //! this one stopped.
 //!
 //! ```text
-//! <home>/staging/partial/<key>.part      the bytes so far, from the start, without gaps
+//! <home>/staging/partial/<key>.part      the bytes so far: from the start and without gaps, or the pieces of the map
+//!                        <key>.map       which pieces are there, when it comes in several ranges (`journal.rs`)
 //!                        <key>.json      where they come from: [`Origin`]
 //!                        <key>.lock      flock, held by the one process that writes
 //!                        <blob>.whole    all bytes of that blob, never written again
@@ -22,6 +23,7 @@ use cvs_store::BlobId;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use super::journal::Journal;
 use crate::source::digest::Digester;
 use crate::source::error::{IoContext, SourceError};
 use crate::source::event::{SourceEvent, SourceOptions};
@@ -45,6 +47,9 @@ pub(super) struct Origin {
     /// The boot during which the bytes were written: without a checksum nothing tells after a power cut whether all
     /// of them reached the disk.
     pub(super) boot: String,
+    /// The size of the pieces, when it comes in several ranges.
+    #[serde(default)]
+    pub(super) piece: Option<u64>,
     /// What the bytes turned out to be, once all were there and verified.
     #[serde(default)]
     pub(super) done: Option<Done>,
@@ -102,12 +107,40 @@ impl Partial {
         self.path("part")
     }
 
-    fn path(&self, extension: &str) -> PathBuf {
-        self.dir.join(format!("{}.{extension}", self.key))
+    /// Where the journal is.
+    pub(super) fn map(&self) -> PathBuf {
+        self.path("map")
     }
 
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
+    /// There is no room for `needed` bytes more of what `subject` names.
+    pub(super) fn disk_full(&self, subject: &str, needed: u64) -> SourceError {
+        let (subject, directory) = (subject.to_owned(), self.dir.clone());
+        SourceError::DiskFull { subject, directory, needed, available: self.free() }
+    }
+
+    /// Bytes that are free for us.
+    pub(super) fn free(&self) -> u64 {
+        rustix::fs::statvfs(&self.dir).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
+    }
+
+    /// The journal of an earlier attempt, where `origin` is that of bytes in pieces and all of them lie as it says.
+    pub(super) fn journal(&self, origin: &Origin) -> Option<Journal> {
+        let (piece, length) = (origin.piece?, origin.length?);
+        let whole = fs::metadata(self.part()).is_ok_and(|part| part.len() == length);
+        Journal::open(&self.map(), length, piece).ok().flatten().filter(|_| whole)
+    }
+
+    /// Begins with pieces. The map comes before the room for the bytes: a file of full length without a map would be
+    /// taken for whole.
+    pub(super) fn split(&self, origin: &mut Origin, piece: u64) -> Result<Journal, SourceError> {
+        origin.piece = Some(piece);
+        let journal = Journal::create(&self.map(), origin.length.unwrap_or_default(), piece)?;
+        self.write_origin(origin)?;
+        Ok(journal)
+    }
+
+    fn path(&self, extension: &str) -> PathBuf {
+        self.dir.join(format!("{}.{extension}", self.key))
     }
 
     /// What an earlier attempt left, or nothing. A sidecar that cannot be read makes the bytes worthless.
@@ -148,6 +181,7 @@ impl Partial {
         let path = self.part();
         remove(&self.path("json"))?;
         remove(&path)?;
+        remove(&self.map())?;
         let file = OpenOptions::new().append(true).create_new(true).open(&path).at("creating", &path)?;
         self.write_origin(origin)?;
         Ok(file)
@@ -164,7 +198,8 @@ impl Partial {
     /// Forgets the bytes.
     pub(super) fn discard(&self) -> Result<(), SourceError> {
         remove(&self.path("json"))?;
-        remove(&self.part())
+        remove(&self.part())?;
+        remove(&self.map())
     }
 
     /// Records that the file is finished and verified; from now on it has the path that is returned.
@@ -178,7 +213,9 @@ impl Partial {
         }
         origin.length = Some(done.size);
         origin.done = Some(done);
+        origin.piece = None;
         self.write_origin(&origin)?;
+        remove(&self.map())?;
         Ok(whole)
     }
 
@@ -246,6 +283,7 @@ fn sweep(dir: &Path) {
             .is_some_and(|done| dir.join(format!("{}.whole", done.blob)).exists());
         if !kept {
             let _ = fs::remove_file(&path);
+            let _ = fs::remove_file(beside("map"));
         }
     }
 }

@@ -17,6 +17,10 @@ const LIMITS: NetworkLimits = NetworkLimits {
     attempts: 3,
     backoff: Duration::from_millis(1),
     backoff_limit: Duration::from_millis(5),
+    connections: 4,
+    split_from: 8 << 20,
+    piece: 64 << 10,
+    rate: None,
 };
 
 fn quick() -> SourceOptions<'static> {

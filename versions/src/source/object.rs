@@ -1,0 +1,126 @@
+//! Objects in buckets: `s3://`, `gs://` and `az://`, with the settings and credentials that the environment holds under
+//! the names that other programs read (see [`crate::bucket`]). What a bucket answers is put into the words of HTTP, so
+//! that one downloader serves all: ranges, resuming and checksums are the same.
+
+use std::sync::Arc;
+
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectStore};
+use reqwest::Response;
+use reqwest::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, RANGE};
+use url::Url;
+
+use super::error::SourceError;
+use super::event::SourceOptions;
+use super::http::Failure;
+use super::redact::redact_words;
+use crate::bucket;
+use crate::spec::BucketFile;
+
+/// An object that can be asked for.
+pub(crate) struct Object {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    url: Url,
+}
+
+impl Object {
+    /// The object of that name. Nothing is asked of its bucket yet.
+    pub(crate) fn open(file: &BucketFile) -> Result<Self, SourceError> {
+        let address = format!("{}://{}/{}", file.scheme, file.bucket, file.key);
+        let unusable = || SourceError::Address {
+            url: address.clone(),
+            reason: "not the name of an object: an empty part, `.` or `..`",
+        };
+        let path = Path::parse(&file.key).map_err(|_| unusable())?;
+        let mut url = Url::parse(&format!("{}://{}", file.scheme, file.bucket)).map_err(|_| unusable())?;
+        url.set_path(&file.key);
+        let store = bucket::reading(&file.scheme, &file.bucket).map_err(|error| SourceError::Bucket {
+            url: address.clone(),
+            detail: redact_words(&error.to_string()),
+        })?;
+        Ok(Self { store, path, url })
+    }
+
+    /// Its address, as it is shown.
+    pub(super) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// What a web server would answer to these headers, `Range` and `If-Range` among them.
+    pub(super) async fn get(
+        &self,
+        own: &HeaderMap,
+        options: &SourceOptions<'_>,
+    ) -> Result<Response, Failure> {
+        let text = |name| own.get(name).and_then(|value| value.to_str().ok());
+        let range = text(RANGE).and_then(range_of);
+        let tag = text(IF_RANGE).filter(|_| range.is_some()).map(str::to_owned);
+        let asked = GetOptions { range: range.clone(), if_match: tag, ..GetOptions::default() };
+        let found = match self.ask(asked, options).await? {
+            // Another version by now: all of that, as a web server would send.
+            Err(object_store::Error::Precondition { .. }) => self.ask(GetOptions::default(), options).await?,
+            found => found,
+        };
+        let found = found.map_err(|error| self.failure(&error))?;
+        let (start, end, size) = (found.range.start, found.range.end, found.meta.size);
+        let mut answer = hyper::Response::builder().header(ACCEPT_RANGES, "bytes");
+        answer = answer.header(CONTENT_LENGTH, end - start);
+        if let Some(tag) = &found.meta.e_tag {
+            let quoted = if tag.ends_with('"') { tag.clone() } else { format!("\"{tag}\"") };
+            answer = answer.header(ETAG, quoted);
+        }
+        // A changed object comes whole, whatever was asked.
+        let is_part = match &range {
+            Some(GetRange::Bounded(asked)) => asked.start == start && asked.end.min(size) == end,
+            Some(GetRange::Offset(first)) => *first == start,
+            Some(GetRange::Suffix(_)) | None => false,
+        };
+        if is_part {
+            let last = end.saturating_sub(1);
+            answer = answer.status(206).header(CONTENT_RANGE, format!("bytes {start}-{last}/{size}"));
+        }
+        let body = reqwest::Body::wrap_stream(found.into_stream());
+        match answer.body(body) {
+            Ok(answer) => Ok(answer.into()),
+            Err(error) => Err(super::http::answer(&self.url, error.to_string()).into()),
+        }
+    }
+
+    async fn ask(
+        &self,
+        asked: GetOptions,
+        options: &SourceOptions<'_>,
+    ) -> Result<object_store::Result<object_store::GetResult>, Failure> {
+        super::http::patient(self.store.get_opts(&self.path, asked), options, &self.url).await
+    }
+
+    fn failure(&self, error: &object_store::Error) -> Failure {
+        let url = self.url.to_string();
+        match error {
+            object_store::Error::NotFound { .. } => {
+                Failure::Final(SourceError::HttpNotFound { url, status: 404 })
+            }
+            object_store::Error::PermissionDenied { .. } => {
+                Failure::Final(SourceError::HttpAccess { url, status: 403 })
+            }
+            object_store::Error::Unauthenticated { .. } => {
+                Failure::Final(SourceError::HttpAccess { url, status: 401 })
+            }
+            error => {
+                let detail = redact_words(&bucket::words(error));
+                Failure::Transient(SourceError::HttpTransfer { url, detail }, None)
+            }
+        }
+    }
+}
+
+/// `bytes=FIRST-LAST` or `bytes=FIRST-`, which are the forms that are asked.
+fn range_of(value: &str) -> Option<GetRange> {
+    let (first, last) = value.strip_prefix("bytes=")?.split_once('-')?;
+    let first = first.parse().ok()?;
+    match last {
+        "" => Some(GetRange::Offset(first)),
+        last => Some(GetRange::Bounded(first..last.parse::<u64>().ok()?.checked_add(1)?)),
+    }
+}
