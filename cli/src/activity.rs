@@ -27,6 +27,10 @@ pub(crate) struct Activity<'a> {
 struct State {
     parts: BTreeMap<Part, (Unit, Task)>,
     announced: BTreeSet<Part>,
+    /// Bytes that came of each part, and its size.
+    received: BTreeMap<Part, (u64, u64)>,
+    /// All of that together.
+    all: Option<Task>,
     /// What concerns the whole: committing, checking.
     whole: Option<Task>,
 }
@@ -54,7 +58,11 @@ impl<'a> Activity<'a> {
                 tracing::debug!(%part, files, reused, "fetched");
                 self.lock().parts.remove(part);
             }
-            Event::Failed { part } => drop(self.lock().parts.remove(part)),
+            Event::Failed { part } => {
+                let mut state = self.lock();
+                state.received.remove(part);
+                drop(state.parts.remove(part));
+            }
             Event::Stopping => {
                 self.output
                     .note("stopping when the server answers or its time is up; Ctrl-C again ends it at once");
@@ -73,8 +81,14 @@ impl<'a> Activity<'a> {
                     named.join(", ")
                 ));
             }
+            Event::ModelFinding { part, finding } => {
+                self.output.warning(&format!("{part}: {finding}"));
+            }
             Event::Committing => {
-                self.lock().whole = Some(self.output.progress().task("making it durable", Unit::Items));
+                let task = self.output.progress().task("making it durable", Unit::Items);
+                let mut state = self.lock();
+                state.whole = Some(task);
+                state.all = None;
             }
             Event::NotRemoved { path, reason } => {
                 self.output.warning(&format!(
@@ -142,10 +156,13 @@ impl<'a> Activity<'a> {
                 task.set_total(0);
                 task.set(0);
             }),
-            SourceEvent::Receive { bytes, total, .. } => self.tell(part, Unit::Bytes, |task| {
-                task.set_total(total.unwrap_or(0));
-                task.set(bytes);
-            }),
+            SourceEvent::Receive { bytes, total, .. } => {
+                self.tell(part, Unit::Bytes, |task| {
+                    task.set_total(total.unwrap_or(0));
+                    task.set(bytes);
+                });
+                self.add_up(part, bytes, total.unwrap_or(0));
+            }
             SourceEvent::Resume { offset, .. } => {
                 self.output.note(&format!("{part}: goes on after {}", format::bytes(offset)));
             }
@@ -209,6 +226,20 @@ impl<'a> Activity<'a> {
         if let Some((_, task)) = state.parts.get(part) {
             tell(task);
         }
+    }
+
+    /// All downloads together, once there are several.
+    fn add_up(&self, part: &Part, bytes: u64, total: u64) {
+        let mut state = self.lock();
+        state.received.insert(part.clone(), (bytes, total));
+        if state.received.len() < 2 {
+            return;
+        }
+        let sum = |of: fn(&(u64, u64)) -> u64| state.received.values().map(of).sum::<u64>();
+        let (bytes, total) = (sum(|(bytes, _)| *bytes), sum(|(bytes, total)| *total.max(bytes)));
+        let all = state.all.get_or_insert_with(|| self.output.progress().task("all files", Unit::Bytes));
+        all.set_total(total);
+        all.set(bytes);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -263,6 +263,9 @@ pub enum VersionsError {
         /// What there is.
         parts: Vec<String>,
     },
+    /// A source that belongs to no version.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// The version is mounted.
     #[error("version {id} is mounted {}", mounts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     Busy {

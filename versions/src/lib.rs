@@ -7,6 +7,7 @@ mod error;
 pub mod export;
 pub mod fetch;
 pub mod import;
+pub mod model_file;
 mod near;
 pub mod python;
 pub mod realize;
@@ -18,9 +19,10 @@ pub mod workflow;
 mod workspace;
 
 pub use error::{MountRef, Origin, Problem, SourceFailure, SpecError, VersionsError};
+pub use source::hex;
 pub use workspace::{
-    CommitRef, CreateOptions, CreateReport, DeleteOptions, DeleteReport, Event, Events, LockOptions,
-    LockReport, LockState, NodeSummary, OverlayReport, PartReport, PartState, Ready, RefillStats, Refreshed,
-    RepairOptions, RepairReport, Repaired, RepairedObject, ReportPart, Sandbox, Update, ValidateOptions,
-    ValidateReport, VersionSummary, Why, Workspace,
+    CommitRef, CreateOptions, CreateReport, DeleteOptions, DeleteReport, Event, Events, KnownModel,
+    KnownModels, LockOptions, LockReport, LockState, ModelUse, NodeSummary, OverlayReport, PartReport,
+    PartState, Ready, RefillStats, Refreshed, RepairOptions, RepairReport, Repaired, RepairedObject,
+    ReportPart, Sandbox, Update, ValidateOptions, ValidateReport, VersionSummary, Why, Workspace,
 };

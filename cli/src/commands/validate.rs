@@ -68,7 +68,8 @@ pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Result<Exit, CliErr
     let output = context.output();
     // What is odd in the spec was said when its lock was brought up to date.
     let told = |warning: &&Warning| {
-        !fetch || matches!(warning, Warning::InstallNotRun { .. }) || (unchanged && is_of_locking(warning))
+        let of_content = matches!(warning, Warning::InstallNotRun { .. } | Warning::ModelFile { .. });
+        !fetch || of_content || (unchanged && is_of_locking(warning))
     };
     warn(output, report.warnings.iter().filter(told));
     if output.is_json() {

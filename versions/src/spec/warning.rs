@@ -76,6 +76,15 @@ pub enum Warning {
         /// The node.
         place: String,
     },
+    /// A model's file that is not what it seems, or that runs code when it is loaded.
+    ModelFile {
+        /// The model.
+        place: String,
+        /// Its file in the view.
+        target: String,
+        /// What was found.
+        finding: String,
+    },
     /// A password or token in an address: whoever reads the spec has it.
     Secret {
         /// Where.
@@ -118,6 +127,7 @@ impl fmt::Display for Warning {
                 f,
                 "{place}: its install.py may install what it needs, and is not run; `\"run_install\": true` has it run"
             ),
+            Self::ModelFile { place, target, finding } => write!(f, "{place}: {target}: {finding}"),
             Self::Secret { place } => write!(
                 f,
                 "{place}: the address carries a password or token, which everyone who reads the spec will have"

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use cvs_store::RelPath;
 
+use crate::model_file::Finding;
 use crate::python::PythonEvent;
 use crate::source::SourceEvent;
 use crate::spec::{Part, StaleReason, VersionId};
@@ -50,6 +51,13 @@ pub enum Event<'a> {
         files: u64,
         /// True when all of it was in the store already, so that nothing had to be read.
         reused: bool,
+    },
+    /// A model that was brought is not what it seems, or runs code when it is loaded.
+    ModelFinding {
+        /// The model.
+        part: &'a Part,
+        /// What was found.
+        finding: &'a Finding,
     },
     /// A part could not be brought; the error follows from the operation itself.
     Failed {

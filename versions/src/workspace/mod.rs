@@ -12,6 +12,7 @@ mod fetch;
 mod install;
 pub(crate) mod jobs;
 mod lock;
+mod models;
 mod options;
 mod refill;
 mod repair;
@@ -25,6 +26,7 @@ use cvs_store::{Store, StoreError};
 
 pub use self::event::{Event, Events, Why};
 pub use self::install::Sandbox;
+pub use self::models::{KnownModel, KnownModels, ModelUse};
 pub use self::options::{CreateOptions, CreateReport, LockOptions, LockReport, Ready, Refreshed, Update};
 pub use self::refill::RefillStats;
 pub use self::repair::{RepairOptions, RepairReport, Repaired, RepairedObject};

@@ -235,6 +235,7 @@ impl Check<'_> {
             let part = Part::Node(node.path.to_string());
             parts.push(self.of_manifest(ReportPart::Node(node.name.clone()), &part, content, &faults));
         }
+        let mut warnings = Vec::new();
         for model in spec.wanted_models() {
             let path = model.path.to_string();
             let part = ReportPart::Model(path.clone());
@@ -243,6 +244,15 @@ impl Check<'_> {
             } else if let Some(locked) = lock.and_then(|lock| lock.reusable_model(model)) {
                 let state = faults.get(&locked.blake3).map_or(PartState::Present, |fault| fault.state());
                 let detail = (state != PartState::Present).then(|| format!("blob {}", locked.blake3));
+                if state == PartState::Present {
+                    let target = model.path.to_string();
+                    let info = self.workspace.inspect_blob(&spec.version_id, &locked.blake3, &target)?;
+                    warnings.extend(info.findings.iter().map(|finding| Warning::ModelFile {
+                        place: model.place.clone(),
+                        target: target.clone(),
+                        finding: finding.to_string(),
+                    }));
+                }
                 parts.push(PartReport { part, state, detail, files: 1, bytes: locked.size });
             }
         }
@@ -257,9 +267,8 @@ impl Check<'_> {
             report(part, PartState::Open, question.question.clone())
         }));
         let scripts = spec.custom_nodes.iter().zip(&nodes);
-        let warnings = scripts.filter(|(node, content)| !node.run_install && needs_install(content));
-        let warnings =
-            warnings.map(|(node, _)| Warning::InstallNotRun { place: node.place.clone() }).collect();
+        let scripts = scripts.filter(|(node, content)| !node.run_install && needs_install(content));
+        warnings.extend(scripts.map(|(node, _)| Warning::InstallNotRun { place: node.place.clone() }));
         Ok((parts, warnings))
     }
 
