@@ -10,6 +10,7 @@
 mod check;
 mod data;
 mod disk;
+mod download;
 mod fs;
 mod ingest;
 mod machine;
@@ -36,6 +37,11 @@ const BENCHES: &[Bench] = &[
         name: "ingest",
         about: "taking 30,000 small files, and one of 4 GiB, into the store",
         run: ingest::run,
+    },
+    Bench {
+        name: "download",
+        about: "a model of 4 GiB from nginx on loopback, against aria2c and curl",
+        run: download::run,
     },
     Bench { name: "read", about: "reading a 4 GiB file through the mount", run: read::run },
     Bench { name: "walk", about: "listing and reading 30,000 files through the mount", run: walk::run },
