@@ -157,6 +157,14 @@ pub(crate) enum CliError {
         /// Why not.
         source: io::Error,
     },
+    /// A file that was to be looked at.
+    #[error("cannot read {}: {source}", path.display())]
+    ModelFile {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// The person's answer.
     #[error("cannot read the answer: {0}")]
     Stdin(#[source] io::Error),
@@ -194,6 +202,7 @@ impl CliError {
             | Self::Confined { .. }
             | Self::Export { .. }
             | Self::WriteExport { .. }
+            | Self::ModelFile { .. }
             | Self::Stdin(_)
             | Self::Stdout(_) => Exit::Failed,
         }
@@ -223,6 +232,7 @@ impl CliError {
             | Self::WorkingDirectory(_)
             | Self::Signals(_)
             | Self::Confined { .. }
+            | Self::ModelFile { .. }
             | Self::Stdin(_)
             | Self::Stdout(_)
             | Self::Interrupted => None,
@@ -234,6 +244,7 @@ fn of_versions(error: &VersionsError) -> Exit {
     match error {
         VersionsError::Spec(error) => of_spec(error),
         VersionsError::Store(error) | VersionsError::Version { source: error, .. } => of_store(error),
+        VersionsError::Source(SourceError::Cancelled) => Exit::Interrupted,
         VersionsError::NoSuchPart { .. } => Exit::Usage,
         VersionsError::Busy { .. } => Exit::Busy,
         VersionsError::Realize(error) => realize::exit(error),
@@ -294,6 +305,7 @@ fn hint_of_versions(error: &VersionsError) -> Option<String> {
         VersionsError::Sources { failures, .. } => {
             failures.iter().find_map(|SourceFailure { source, .. }| hint_of_source(source))
         }
+        VersionsError::Source(error) => hint_of_source(error),
         VersionsError::Offline { .. } => Some("run it again without --offline to fetch it".to_owned()),
         VersionsError::Locked { id, .. } => Some(format!("`cvs lock {id}` brings the lock up to date")),
         VersionsError::Conflict { .. } => Some(

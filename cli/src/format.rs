@@ -2,6 +2,23 @@
 
 use std::time::Duration;
 
+/// A rate as a person writes it: bytes a second, with `K`, `M` or `G` for the powers of 1024.
+pub(crate) fn parse_rate(text: &str) -> Result<std::num::NonZeroU64, String> {
+    let wrong = || "a number of bytes a second, with K, M or G behind it or nothing".to_owned();
+    let (digits, shift) = match text.trim().to_ascii_uppercase() {
+        text if text.ends_with('K') => (text[..text.len() - 1].to_owned(), 10),
+        text if text.ends_with('M') => (text[..text.len() - 1].to_owned(), 20),
+        text if text.ends_with('G') => (text[..text.len() - 1].to_owned(), 30),
+        text => (text, 0),
+    };
+    let number: f64 = digits.parse().map_err(|_| wrong())?;
+    let bytes = number * (1u64 << shift) as f64;
+    if !(1.0..1e15).contains(&bytes) {
+        return Err(wrong());
+    }
+    std::num::NonZeroU64::new(bytes as u64).ok_or_else(wrong)
+}
+
 /// Bytes in IEC units with three digits: `999 B`, `1.00 KiB`, `12.3 MiB`, `512 GiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -82,6 +99,18 @@ pub(crate) fn short(id: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_are_read_as_people_write_them() {
+        for (text, rate) in
+            [("1000", Some(1000)), ("500K", Some(512_000)), ("1.5m", Some(3 << 19)), ("2G", Some(2 << 30))]
+        {
+            assert_eq!(parse_rate(text).ok().map(std::num::NonZeroU64::get), rate, "{text}");
+        }
+        for bad in ["", "0", "-1", "K", "1T", "nan", "inf", "1e99"] {
+            assert!(parse_rate(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn sizes_have_three_digits() {

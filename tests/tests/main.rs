@@ -9,6 +9,7 @@ mod comfyui_loading;
 mod comfyui_prompts;
 mod comfyui_repositories;
 mod crash_model;
+mod downloads;
 mod fault_points;
 mod faults;
 mod fsx;

@@ -6,7 +6,7 @@ use clap::Args;
 use cvs_versions::spec::{NewSpec, PythonSpec, ReadOptions, VersionId, inputs};
 use cvs_versions::{CreateOptions, SpecError};
 
-use super::shared::{IntakeArgs, WheelsArgs, locked_line, warn};
+use super::shared::{IntakeArgs, RateArgs, WheelsArgs, locked_line, warn};
 use crate::activity::Activity;
 use crate::context::Context;
 use crate::error::{CliError, Exit};
@@ -73,6 +73,9 @@ pub(crate) struct CreateArgs {
 
     #[command(flatten)]
     wheels: WheelsArgs,
+
+    #[command(flatten)]
+    rate: RateArgs,
 }
 
 /// What a version asks of Python.
@@ -113,9 +116,9 @@ pub(crate) fn run(context: &Context, args: &CreateArgs) -> Result<Exit, CliError
         offline: args.offline,
         intake: args.intake.intake(),
         wheels: args.wheels.directory(),
+        limits: args.rate.limits(),
         events: &events,
         cancel: context.cancel(),
-        ..CreateOptions::default()
     };
     let report = workspace.create(spec, &options)?;
     drop(activity);

@@ -4,7 +4,7 @@ use clap::Args;
 use cvs_versions::spec::VersionId;
 use cvs_versions::{Event, LockOptions, Update};
 
-use super::shared::{EnsureArgs, IntakeArgs, locked_line, warn};
+use super::shared::{EnsureArgs, IntakeArgs, RateArgs, locked_line, warn};
 use crate::activity::Activity;
 use crate::context::Context;
 use crate::error::{CliError, Exit};
@@ -28,6 +28,9 @@ pub(crate) struct LockArgs {
 
     #[command(flatten)]
     intake: IntakeArgs,
+
+    #[command(flatten)]
+    rate: RateArgs,
 }
 
 pub(crate) fn run(context: &Context, args: &LockArgs) -> Result<Exit, CliError> {
@@ -45,9 +48,9 @@ pub(crate) fn run(context: &Context, args: &LockArgs) -> Result<Exit, CliError> 
         update: args.update(),
         intake: args.intake.intake(),
         wheels: args.ensure.wheels.directory(),
+        limits: args.rate.limits(),
         events: &events,
         cancel: context.cancel(),
-        ..LockOptions::default()
     };
     let report = args.ensure.workspace(context)?.lock(&args.id, &options)?;
     drop(activity);

@@ -9,12 +9,14 @@ mod delete;
 mod doctor;
 mod du;
 mod export;
+mod fetch;
 mod fsck;
 mod gc;
 mod import;
 mod list;
 mod lock;
 mod logs;
+mod model;
 mod mount;
 mod mounts;
 mod node;
@@ -50,6 +52,9 @@ pub(crate) enum Command {
     Export(export::ExportArgs),
     Node(node::NodeArgs),
     Package(package::PackageArgs),
+    Fetch(fetch::FetchArgs),
+    #[command(subcommand)]
+    Model(model::ModelCommand),
     Lock(lock::LockArgs),
     Validate(validate::ValidateArgs),
     List(list::ListArgs),
@@ -89,6 +94,8 @@ impl Command {
             Self::Export(args) => export::run(context, &args),
             Self::Node(args) => node::run(context, &args),
             Self::Package(args) => package::run(context, &args),
+            Self::Fetch(args) => fetch::run(context, &args),
+            Self::Model(command) => model::run(context, &command),
             Self::Lock(args) => lock::run(context, &args),
             Self::Validate(args) => validate::run(context, &args),
             Self::List(args) => list::run(context, &args),

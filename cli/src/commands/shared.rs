@@ -1,9 +1,11 @@
 //! Arguments and words that several commands have in common.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cvs_store::Intake;
+use cvs_versions::source::NetworkLimits;
 use cvs_versions::spec::{Edit, ReadOptions, VersionId, Warning};
 use cvs_versions::{Event, LockOptions, LockReport, Ready, Workspace};
 
@@ -35,6 +37,20 @@ impl IntakeArgs {
             (_, true) => Intake::HardLink,
             _ => Intake::Copy,
         }
+    }
+}
+
+/// How fast downloads may be.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct RateArgs {
+    /// The most bytes a second that all downloads together take, such as 500K or 20M.
+    #[arg(long, value_name = "RATE", env = "CVS_LIMIT_RATE", value_parser = format::parse_rate)]
+    limit_rate: Option<NonZeroU64>,
+}
+
+impl RateArgs {
+    pub(crate) fn limits(self) -> NetworkLimits {
+        NetworkLimits { rate: self.limit_rate, ..NetworkLimits::default() }
     }
 }
 
