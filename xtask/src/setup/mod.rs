@@ -106,7 +106,9 @@ impl Purpose {
     fn needs(self) -> impl Iterator<Item = &'static Need> {
         let peers: &[Need] = if self == Purpose::Test { &[] } else { PEERS };
         let suites: &[Need] = if self == Purpose::Bench { &[] } else { SUITES };
-        NEEDS.iter().chain(peers).chain(suites)
+        let benches = matches!(self, Purpose::Bench | Purpose::All);
+        let downloaders: &[Need] = if benches { DOWNLOADERS } else { &[] };
+        NEEDS.iter().chain(peers).chain(downloaders).chain(suites)
     }
 
     /// Whether ComfyUI is run, and so uv and the wheels are needed.
