@@ -122,7 +122,7 @@ impl Purpose {
 
     fn tools(self) -> &'static [Tool] {
         match self {
-            Purpose::Test => &[FSX, PJDFSTEST],
+            Purpose::Test => &[FSX, PJDFSTEST, S3S_FS],
             Purpose::Bench => &[B3SUM],
             Purpose::Posix => &[FSX, PJDFSTEST],
             Purpose::All => &[FSX, B3SUM, PJDFSTEST, S3S_FS],
