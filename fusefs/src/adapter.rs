@@ -431,8 +431,9 @@ impl<F: Form> Filesystem for Adapter<F> {
         );
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        xattr(guard("listxattr", ino.0, || self.overlay.listxattr(self.form.node(ino))), size, reply);
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let (ino, caller) = (self.form.node(ino), Self::caller(request));
+        xattr(guard("listxattr", ino.0, || self.overlay.listxattr(ino, caller)), size, reply);
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

@@ -15,6 +15,8 @@ const SGID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o010;
 /// Attributes that are more than kept, such as ACLs: the kernel checks modes alone here.
 const SYSTEM: &[u8] = b"system.";
+/// Attributes of root's, which the kernel keeps others from reading but leaves to us to leave out of lists.
+const TRUSTED: &[u8] = b"trusted.";
 /// The longest attribute, and the longest list of them, that Linux knows.
 const XATTR_MAX: usize = 64 << 10;
 /// Room for most attributes.
@@ -121,8 +123,8 @@ impl Overlay {
         }
     }
 
-    /// The names of the extended attributes, each followed by a NUL.
-    pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
+    /// The names of the extended attributes that `caller` may know of, each followed by a NUL.
+    pub fn listxattr(&self, ino: Ino, caller: Caller) -> Result<Vec<u8>, FsError> {
         let Some(at) = self.xattr_path(ino)? else { return Ok(Vec::new()) };
         let mut names = vec![0u8; XATTR_MAX];
         let len = at.path.list(&mut names).map_err(xattr_error("list attributes"))?;
@@ -132,7 +134,10 @@ impl Overlay {
             if let Some(own) = name.strip_prefix(ESCAPED) {
                 shown.extend_from_slice(RESERVED);
                 shown.extend_from_slice(own);
-            } else if name.starts_with(RESERVED) || name.starts_with(SYSTEM) {
+            } else if name.starts_with(RESERVED)
+                || name.starts_with(SYSTEM)
+                || (caller.uid != 0 && name.starts_with(TRUSTED))
+            {
                 continue;
             } else {
                 shown.extend_from_slice(name);

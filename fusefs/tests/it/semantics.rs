@@ -138,7 +138,7 @@ fn attributes_of_our_own_are_out_of_reach() {
     let dir = at(&overlay, "d").ino;
     overlay.setxattr(dir, b"user.cvs.whiteout", b"y", 0).unwrap();
     overlay.setxattr(dir, b"user.cvs.origin", b"elsewhere", 0).unwrap();
-    assert_eq!(overlay.listxattr(dir).unwrap(), b"user.cvs.whiteout\0user.cvs.origin\0");
+    assert_eq!(overlay.listxattr(dir, me()).unwrap(), b"user.cvs.whiteout\0user.cvs.origin\0");
     let acl = overlay.setxattr(dir, b"system.posix_acl_default", b"", 0);
     assert_eq!(acl, Err(FsError::NotSupported));
     drop(overlay);

@@ -197,7 +197,7 @@ pub(crate) fn show(overlay: &Overlay, started: i64) -> Shown {
             _ => {}
         }
         let mut xattrs: Vec<_> = overlay
-            .listxattr(ino)
+            .listxattr(ino, me())
             .unwrap()
             .split(|&b| b == 0)
             .filter(|name| name.starts_with(b"user.") || name.starts_with(b"trusted."))

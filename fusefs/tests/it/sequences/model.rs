@@ -242,7 +242,7 @@ impl Model {
                 self.ask(|overlay| overlay.getxattr(node.ino, name)).map(|value| Seen::bytes(&value))
             }),
             Op::Listxattr(path) => self.node(who, path, false).and_then(|node| {
-                let names = self.ask(|overlay| overlay.listxattr(node.ino))?;
+                let names = self.ask(|overlay| overlay.listxattr(node.ino, self.caller()))?;
                 let names = names.split(|&byte| byte == 0).filter(|name| !name.is_empty());
                 Ok(Seen::names(names.map(<[u8]>::to_vec)))
             }),

@@ -1,7 +1,7 @@
 //! Sequences that showed a difference once, each named after what it showed. They are run on every tree.
 
 use super::ops::Op::{
-    CopyRange, Fallocate, Fchmod, Fstat, Mkdir, Open, Pwrite, Rename, Rmdir, Setxattr, Unlink,
+    CopyRange, Fallocate, Fchmod, Fstat, Listxattr, Mkdir, Open, Pwrite, Rename, Rmdir, Setxattr, Unlink,
 };
 use super::ops::{Bits, Step, Who, at, here, how, nobody, other};
 use super::stage::Stage;
@@ -24,6 +24,10 @@ fn known() -> Vec<Known> {
         Known {
             shows: "an attribute is read with no room for it",
             steps: vec![here(Setxattr(at("c"), 0, 1, 0))],
+        },
+        Known {
+            shows: "who is not root does not hear of root's attributes",
+            steps: vec![here(Setxattr(at("a"), 3, 17, 1)), nobody(Listxattr(at("a")))],
         },
         Known {
             shows: "mkdir takes no bits that only chmod may set",
