@@ -9,6 +9,7 @@ mod listing;
 mod model;
 mod ops;
 mod outcome;
+mod race;
 mod regressions;
 mod stage;
 

@@ -132,9 +132,30 @@ impl Stage {
         assert!(self.renew(), "it could be mounted before");
     }
 
-    /// Fails what hangs: the kernel is told to answer every request of this mount with an error.
+    /// Fails what hangs in this mount.
     pub(crate) fn watch(&self) -> Watch {
-        let connections = [self.at(), self.at().join(MODELS)].map(|at| {
+        Watch::over([self.at(), self.at().join(MODELS)])
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.unmount();
+        }
+    }
+}
+
+/// The watch over one case.
+pub(crate) struct Watch {
+    over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Watch {
+    /// When a case takes too long, the kernel is told to answer every request of these mounts with an error.
+    pub(crate) fn over<const N: usize>(mounts: [PathBuf; N]) -> Self {
+        let connections = mounts.map(|at| {
             let device = rustix::fs::stat(at).map(|stat| rustix::fs::minor(stat.st_dev));
             device.map(|number| format!("/sys/fs/fuse/connections/{number}/abort"))
         });
@@ -153,22 +174,8 @@ impl Stage {
                 std::thread::park_timeout(PATIENCE);
             }
         });
-        Watch { over, thread: Some(thread) }
+        Self { over, thread: Some(thread) }
     }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.unmount();
-        }
-    }
-}
-
-/// The watch over one case.
-pub(crate) struct Watch {
-    over: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Drop for Watch {
