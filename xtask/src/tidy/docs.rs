@@ -19,7 +19,9 @@ fn tests_are_there(root: &Path, text: &str, report: &mut Report<'_>) {
             let _ = collect(root, Path::new(""), &mut all);
             all
         });
-        let of_module = files.iter().filter(|path| path.ends_with(format!("{module}.rs")));
+        let of_module = files.iter().filter(|path| {
+            path.ends_with(format!("{module}.rs")) || path.parent().is_some_and(|dir| dir.ends_with(module))
+        });
         let mut texts = of_module.filter_map(|path| std::fs::read_to_string(root.join(path)).ok());
         if !texts.any(|text| text.contains(&format!("fn {test}("))) {
             report.add(line, "tests", format!("there is no test {module}::{test}"));
