@@ -1,5 +1,9 @@
 //! [fsx](https://crates.io/crates/fsx), the file system exerciser: random operations on one file, each checked against
 //! what the file must hold. A seed makes a run the same on every filesystem.
+//!
+//! fsx leaves what it maps for reading mapped, and the kernel walks all mappings of a file to write back, cut or punch
+//! it: a run gets slower by the square of its operations, on every filesystem. So the operations of a seed are several
+//! runs, each on a file of its own.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,16 +15,18 @@ use super::{MERGED, MODELS, OWN, Place, Run};
 use crate::failure::{Doing, Outcome};
 use crate::lab::Lab;
 
+/// The first run of a seed has that seed, each further run the next number.
 const SEEDS: [u64; 5] = [1, 20, 300, 4000, 50000];
-
-const OPERATIONS: u64 = 200_000;
+const RUNS: u64 = 10;
 /// Peers are there to compare with, and one of them takes ten times as long.
-const OPERATIONS_OF_PEERS: u64 = 20_000;
+const RUNS_OF_PEERS: u64 = 1;
+/// Of a run. Up to here its time is proportional to them.
+const OPERATIONS: u64 = 20_000;
 const OPERATIONS_WHEN_QUICK: u64 = 2_000;
 
-const PATIENCE: Duration = Duration::from_secs(1800);
-/// All seeds of an exercise at once: they wait for the disk most of the time.
-const WIDTH: usize = SEEDS.len();
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Runs at once: they wait for the disk most of the time.
+const WIDTH: usize = 5;
 
 /// No length is 0, which posix_fallocate refuses and fsx does not expect.
 const COMMON: &str = "
@@ -49,7 +55,7 @@ truncate = 3
 posix_fallocate = 1
 ";
 
-/// Everything that leaves the file as long as it is; with `blockmode`, fsx keeps what the file held.
+/// Everything that leaves the file as long as it is; with `blockmode`, fsx begins by writing zeros over it.
 const IN_PLACE: &str = "
 close_open = 0
 truncate = 0
@@ -80,9 +86,9 @@ const EXERCISES: [Exercise; 5] = [
 ];
 
 impl Exercise {
-    /// What fsx is to do. Every other seed leaves mapped pages dirty, where it otherwise flushes each at once.
-    fn config(&self, seed_number: usize) -> String {
-        let lazy = if seed_number.is_multiple_of(2) { "nomsyncafterwrite = true" } else { "" };
+    /// What fsx is to do. A lazy run leaves mapped pages dirty, where it otherwise flushes each at once.
+    fn config(&self, lazy: bool) -> String {
+        let lazy = if lazy { "nomsyncafterwrite = true" } else { "" };
         match self.in_place {
             true => format!("blockmode = true\n{lazy}{COMMON}{IN_PLACE}"),
             false => format!("{lazy}{COMMON}{ANY}"),
@@ -94,7 +100,7 @@ impl Exercise {
 pub(super) fn furnish(dir: &Path, place: Place) -> Outcome {
     let bytes: Vec<u8> = (0..262_144u32).map(|at| (at % 251) as u8).collect();
     for exercise in EXERCISES.iter().filter(|exercise| exercise.place == place && exercise.lower) {
-        for seed in SEEDS {
+        for seed in seeds_of_runs(&SEEDS, RUNS) {
             let path = dir.join(format!("{}-{seed}", exercise.file));
             std::fs::write(&path, &bytes).doing(|| format!("writing {}", path.display()))?;
         }
@@ -102,27 +108,39 @@ pub(super) fn furnish(dir: &Path, place: Place) -> Outcome {
     Ok(())
 }
 
-fn operations(lab: &Lab, role: Role) -> u64 {
-    lab.size(if role == Role::Peer { OPERATIONS_OF_PEERS } else { OPERATIONS }, OPERATIONS_WHEN_QUICK)
+/// The seeds of all runs.
+fn seeds_of_runs(seeds: &[u64], runs: u64) -> Vec<u64> {
+    seeds.iter().flat_map(|seed| *seed..*seed + runs).collect()
 }
 
-/// How many operations a run has.
+fn runs(lab: &Lab, role: Role) -> u64 {
+    lab.size(if role == Role::Peer { RUNS_OF_PEERS } else { RUNS }, 1)
+}
+
+fn operations(lab: &Lab) -> u64 {
+    lab.size(OPERATIONS, OPERATIONS_WHEN_QUICK)
+}
+
+/// How many operations a seed has.
 pub(super) fn about(lab: &Lab) -> String {
-    let [ours, peers] = [Role::Ours, Role::Peer].map(|role| operations(lab, role));
-    if ours == peers { ours.to_string() } else { format!("{ours} ({peers} on peers)") }
+    let [ours, peers] = [Role::Ours, Role::Peer].map(|role| operations(lab) * runs(lab, role));
+    let of_peers = if ours == peers { String::new() } else { format!(" ({peers} on peers)") };
+    format!("{ours}{of_peers} operations a seed, in runs of {}", operations(lab))
 }
 
 pub(super) fn run(run: &mut Run<'_>) -> Outcome {
     let seeds = if run.lab.is_quick() { &SEEDS[..2] } else { &SEEDS[..] };
+    let seeds = seeds_of_runs(seeds, runs(run.lab, run.site.role));
     let work = run.lab.work("config")?;
     for exercise in &EXERCISES {
         let job = |(number, seed): (usize, &u64)| {
-            let config = work.join(format!("fsx-{}-{number}.toml", exercise.file));
-            std::fs::write(&config, exercise.config(number))
+            let lazy = number.is_multiple_of(2);
+            let config = work.join(format!("fsx-{}-{seed}.toml", exercise.file));
+            std::fs::write(&config, exercise.config(lazy))
                 .doing(|| format!("writing {}", config.display()))?;
             let artifacts = run.lab.work(&format!("fsx-{seed}"))?;
             let mut command = run.lab.command("fsx");
-            command.args(["-N", &operations(run.lab, run.site.role).to_string(), "-S", &seed.to_string()]);
+            command.args(["-N", &operations(run.lab).to_string(), "-S", &seed.to_string()]);
             command.arg("-f").arg(&config).arg("-P").arg(artifacts);
             command.arg(run.site.at(exercise.place).join(format!("{}-{seed}", exercise.file)));
             let log = format!("fsx {} {} {seed}", run.site.filesystem, exercise.name);

@@ -176,7 +176,7 @@ fn facts(lab: &Lab, options: &Options) -> Outcome<String> {
         let line = line.split(" (").next().unwrap_or_default();
         facts.push(line.replace(": version", "").replace(", version", ""));
     }
-    facts.push(format!("fsx {} operations a seed", fsx::about(lab)));
+    facts.push(format!("fsx {}", fsx::about(lab)));
     facts.push(format!("stress-ng {} s a stressor", seconds(lab, options)));
     Ok(format!("{}.\n", facts.join("; ")))
 }
