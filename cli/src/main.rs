@@ -39,7 +39,12 @@ fn main() -> ExitCode {
         let _ = write!(io::stderr(), "{}", Cli::command().render_help());
         return Exit::Usage.into();
     }
-    let cli = Cli::parse_from(commands::command_line(std::env::args_os().collect()));
+    let arguments = commands::command_line(std::env::args_os().collect());
+    if let Some(wrong) = commands::called_as_helper(&arguments) {
+        let _ = writeln!(io::stderr(), "error: {wrong}");
+        return Exit::Usage.into();
+    }
+    let cli = Cli::parse_from(arguments);
     let output = Output::new(&cli.global);
     let result = start(cli, &output);
     output.progress().stop();

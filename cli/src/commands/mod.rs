@@ -39,6 +39,7 @@ mod validate_run;
 use clap::Subcommand;
 
 pub(crate) use debug::command_line;
+pub(crate) use mount::called_as_helper;
 
 use crate::context::Context;
 use crate::error::{CliError, Exit};

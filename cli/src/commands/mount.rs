@@ -1,5 +1,7 @@
 //! `cvs mount`.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -133,4 +135,30 @@ fn foreground(
         }
     })?;
     Ok(Exit::Ok)
+}
+
+/// What is wrong with a command line with which mount(8) calls this program: the helper of FUSE filesystems takes what
+/// comes before the colon of a mount's source for its program, also to remount, which is for the kernel alone.
+pub(crate) fn called_as_helper(arguments: &[OsString]) -> Option<String> {
+    let [_, source, mountpoint, ..] = arguments else { return None };
+    source.as_bytes().strip_prefix(b"cvs:")?;
+    let at = Path::new(mountpoint).display();
+    Some(format!("mount(8) cannot do this through cvs; remount with -i, as `mount -i -o remount,ro {at}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_by_mount_are_told_from_commands() {
+        let said = |line: &[&str]| called_as_helper(&line.iter().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(
+            said(&["cvs", "cvs:v", "/mnt", "-o", "remount,ro,dev,suid"]).as_deref(),
+            Some("mount(8) cannot do this through cvs; remount with -i, as `mount -i -o remount,ro /mnt`")
+        );
+        for command in [&["cvs", "mount", "v", "/mnt"][..], &["cvs", "cvs:v"], &["cvs"]] {
+            assert_eq!(said(command), None);
+        }
+    }
 }
