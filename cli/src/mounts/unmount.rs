@@ -60,12 +60,13 @@ pub(crate) fn take_down(
             Err(_) if !shows(path, &entry.version) => break,
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                 let users = users::describe(&users::of(path));
-                if Instant::now() >= deadline || cancel.load(Ordering::Relaxed) {
-                    return Err(MountsError::InUse { path: path.to_owned(), users });
-                }
-                if !told {
+                // Who is to wait hears of it, however slowly it went until here.
+                if !told && !patience.is_zero() {
                     waiting(&users);
                     told = true;
+                }
+                if Instant::now() >= deadline || cancel.load(Ordering::Relaxed) {
+                    return Err(MountsError::InUse { path: path.to_owned(), users });
                 }
                 thread::sleep(POLL);
             }
