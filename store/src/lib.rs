@@ -22,6 +22,7 @@ pub mod path_json;
 mod process;
 mod relpath;
 mod store;
+mod sys;
 mod tree;
 mod txn;
 mod usage;

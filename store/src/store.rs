@@ -13,7 +13,11 @@ use crate::index::Index;
 use crate::layout::{self, Key, Layout};
 use crate::lease::{Lease, LeaseInfo, LeaseKind};
 use crate::manifest::Manifest;
+use crate::sys::Mapped;
 use crate::txn::Transaction;
+
+/// Manifests from this length up are mapped, not read, where a view is made of them.
+const MAPPED: u64 = 256 << 10;
 
 /// A store on disk. Clones share the index connection.
 #[derive(Clone)]
@@ -110,6 +114,25 @@ impl Store {
             return Err(StoreError::DamagedManifest(*id));
         }
         Manifest::from_verified(*id, bytes)
+            .map_err(|source| StoreError::Manifest { context: id.to_hex(), source })
+    }
+
+    /// The same manifest, verified and left where it lies: of a large one, only what is looked at is in memory.
+    pub(crate) fn mapped_manifest(&self, id: &ManifestId) -> Result<Manifest, StoreError> {
+        let path = self.inner.layout.object((*id).into());
+        let file = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::MissingManifest(*id),
+            _ => StoreError::io("open", &path, error),
+        })?;
+        if file.metadata().map_err(|e| StoreError::io("look at", &path, e))?.len() < MAPPED {
+            return self.manifest(id);
+        }
+        let mapped = Mapped::new(&file).map_err(|e| StoreError::io("map", &path, e))?;
+        if ManifestId::of(&mapped) != *id {
+            return Err(StoreError::DamagedManifest(*id));
+        }
+        mapped.let_go();
+        Manifest::from_verified(*id, mapped)
             .map_err(|source| StoreError::Manifest { context: id.to_hex(), source })
     }
 

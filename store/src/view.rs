@@ -145,8 +145,10 @@ impl View {
 
     /// Lays the grafts over each other. Directories merge; anything else twice at one path is a conflict.
     pub fn compose(store: &Store, grafts: &[Graft]) -> Result<Self, ComposeError> {
-        let manifests =
-            grafts.iter().map(|graft| store.manifest(&graft.manifest)).collect::<Result<Vec<_>, _>>()?;
+        let manifests = grafts
+            .iter()
+            .map(|graft| store.mapped_manifest(&graft.manifest))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut view = Self {
             id: Self::id_of(grafts),
             grafts: grafts.to_vec(),

@@ -1,12 +1,13 @@
 //! Reading a manifest in place.
 
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use super::format::{self, Record};
 use crate::error::ManifestError;
 use crate::id::{BlobId, ManifestId};
 use crate::relpath::RelPath;
+use crate::sys::Mapped;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +65,39 @@ impl Entry {
     }
 }
 
+/// An encoding, in memory or where it lies on disk.
+pub(crate) enum Encoding {
+    Read(Vec<u8>),
+    Mapped(Mapped),
+}
+
+impl Deref for Encoding {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Encoding::Read(bytes) => bytes,
+            Encoding::Mapped(mapped) => mapped,
+        }
+    }
+}
+
+impl From<Vec<u8>> for Encoding {
+    fn from(bytes: Vec<u8>) -> Self {
+        Encoding::Read(bytes)
+    }
+}
+
+impl From<Mapped> for Encoding {
+    fn from(mapped: Mapped) -> Self {
+        Encoding::Mapped(mapped)
+    }
+}
+
 /// A manifest, read where it lies.
 pub struct Manifest {
     id: ManifestId,
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Encoding,
     pub(super) entries: u32,
     pub(super) blobs: u32,
     pub(super) heap: usize,
@@ -75,7 +105,8 @@ pub struct Manifest {
 
 impl Manifest {
     /// Takes `bytes` as the manifest `id`, whose hash the caller has verified, after checking the header.
-    pub(crate) fn from_verified(id: ManifestId, bytes: Vec<u8>) -> Result<Self, ManifestError> {
+    pub(crate) fn from_verified(id: ManifestId, bytes: impl Into<Encoding>) -> Result<Self, ManifestError> {
+        let bytes = bytes.into();
         if bytes.get(..8) != Some(format::MAGIC) {
             return Err(ManifestError::Malformed("it does not begin as a manifest"));
         }
