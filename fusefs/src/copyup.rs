@@ -242,6 +242,7 @@ impl Overlay {
         let mut node = Node::new(attr.kind);
         node.lower = Some(id);
         node.upper = true;
+        node.parted = tree.nodes.get(&ino).is_some_and(|node| node.parted);
         let Some((first @ (parent, name), others)) = names.split_first() else {
             // Unlinked while it is open: the copy needs no name either.
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -54,9 +54,8 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts `overlay` at `mountpoint`. The umask of this process becomes 0: those of the callers count.
+    /// Mounts `overlay` at `mountpoint`.
     pub fn new(overlay: Arc<Overlay>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
-        rustix::process::umask(rustix::fs::Mode::empty());
         let failed = |source| MountError::Mount { path: mountpoint.to_owned(), source };
         // First: from its beginning on, the tree connection must know what it does not show.
         let passthrough = match &options.passthrough {

@@ -44,6 +44,11 @@ impl Overlay {
         Ok((new, names))
     }
 
+    /// True for a file whose content is in the upper layer.
+    pub(crate) fn is_upper_file(&self, ino: Ino) -> bool {
+        self.read().nodes.get(&ino).is_some_and(|node| node.upper && node.kind == Kind::File)
+    }
+
     /// True when the names of a file lead to a copy of it.
     pub(crate) fn is_parted(&self, ino: Ino) -> bool {
         self.read().nodes.get(&ino).is_some_and(|node| node.parted)

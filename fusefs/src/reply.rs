@@ -9,10 +9,22 @@ use fuser::{Errno, Generation, ReplyEmpty, ReplyXattr};
 
 use crate::error::FsError;
 use crate::requests::count;
+use crate::sys;
 
 /// Names and attributes change through the kernel only, which then knows: what it has is good for ever.
 pub(crate) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 pub(crate) const GENERATION: Generation = Generation(0);
+
+thread_local! {
+    /// The umasks of callers count, so a thread that serves has none: one of its own, as the program around it may start
+    /// other programs and make files meanwhile. Where that is not allowed, it is the whole process's.
+    static UMASK: () = {
+        if let Err(error) = sys::own_umask() {
+            tracing::debug!(%error, "the umask of the whole process is 0");
+        }
+        rustix::process::umask(rustix::fs::Mode::empty());
+    };
+}
 
 /// Runs a handler and counts the request. A panic, damage, and a refusal that comes from the machine go to the log.
 pub(crate) fn guard<T>(
@@ -29,6 +41,7 @@ pub(crate) fn guard_part<T>(
     ino: u64,
     handler: impl FnOnce() -> Result<T, FsError>,
 ) -> Result<T, Errno> {
+    UMASK.with(|_| ());
     let done = catch_unwind(AssertUnwindSafe(handler)).unwrap_or(Err(FsError::Panicked));
     done.map_err(|error| {
         match &error {

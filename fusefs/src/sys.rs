@@ -12,6 +12,13 @@ pub(crate) fn atomic(numbers: Box<[u32]>) -> Box<[AtomicU32]> {
     unsafe { Box::from_raw(Box::into_raw(numbers) as *mut [AtomicU32]) }
 }
 
+/// Gives the calling thread a umask, root and working directory of its own (unshare(2)).
+pub(crate) fn own_umask() -> Result<(), Errno> {
+    // SAFETY: CLONE_FS takes nothing away that other code relies on: descriptors and memory stay shared, and what the
+    // thread has of its own now is what it had before.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }
+}
+
 /// Makes a mount, given by its root, read-only (mount_setattr(2)).
 pub(crate) fn make_read_only(mount: impl AsFd) -> Result<(), Errno> {
     let change =

@@ -12,7 +12,7 @@ use nix::mount::MntFlags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::table::{MODELS, Models, MountInfo, source_of};
+use super::table::{MODELS, Models, MountInfo, shows, source_of};
 use super::{control, unmount, users};
 use crate::error::CliError;
 use crate::signals;
@@ -83,17 +83,18 @@ pub(crate) fn serve(
     let handle = signals.handle();
     signals::outlive();
     let watcher = thread::spawn({
-        let (mountpoint, cancel) = (serve.mountpoint.clone(), Arc::clone(cancel));
+        let (mountpoint, version) = (serve.mountpoint.clone(), serve.version.clone());
+        let cancel = Arc::clone(cancel);
         move || {
             for (number, _) in signals.forever().enumerate() {
                 cancel.store(false, Ordering::Relaxed);
-                stop(&mountpoint, number > 0);
+                stop(&mountpoint, &version, number > 0);
             }
         }
     });
     // One that came before we listened.
     if cancel.swap(false, Ordering::Relaxed) {
-        stop(&serve.mountpoint, false);
+        stop(&serve.mountpoint, &serve.version, false);
     }
     tracing::info!(version = serve.version, mountpoint = %serve.mountpoint.display(), "mounted");
     let lease = Arc::new(Mutex::new(lease));
@@ -122,7 +123,16 @@ pub(crate) fn serve(
     Ok(served?)
 }
 
-fn stop(mountpoint: &std::path::Path, at_once: bool) {
+/// Takes the mount down. Where it is out of sight, what is at its place is somebody else's.
+fn stop(mountpoint: &std::path::Path, version: &str, at_once: bool) {
+    if !shows(mountpoint, version) {
+        if at_once {
+            // With files open: only the end of this process ends it.
+            tracing::warn!(mountpoint = %mountpoint.display(), "ended while files are open");
+            std::process::exit(1);
+        }
+        return;
+    }
     let result = if at_once {
         unmount::both(mountpoint, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH)
     } else {
@@ -136,11 +146,6 @@ fn stop(mountpoint: &std::path::Path, at_once: bool) {
         })
     };
     if let Err(error) = result {
-        if at_once && !unmount::is_mounted(mountpoint) {
-            // Out of sight, with files open: only the end of this process ends it.
-            tracing::warn!(mountpoint = %mountpoint.display(), "ended while files are open");
-            std::process::exit(1);
-        }
         tracing::warn!(mountpoint = %mountpoint.display(), %error, "cannot unmount");
     }
 }

@@ -205,14 +205,21 @@ fn survey(store: &Store) -> Result<(Vec<MountEntry>, Vec<MountEntry>), CliError>
 
 /// True when what can be seen at a path is a mount of this version.
 pub(super) fn shows(mountpoint: &Path, version: &str) -> bool {
-    let source = source_of(version);
-    mountinfo::read().is_ok_and(|lines| {
-        lines
-            .iter()
-            .rev()
-            .find(|line| line.mountpoint == mountpoint)
-            .is_some_and(|line| line.source == source)
+    top(mountpoint).is_some_and(|line| line.source == source_of(version))
+}
+
+/// True when what can be seen at the models directory of a mountpoint is the models connection of a mount of ours, and
+/// not something that somebody has put there.
+pub(super) fn shows_models(mountpoint: &Path) -> bool {
+    let (path, end) = (models_of(mountpoint), format!("/{MODELS}"));
+    top(&path).is_some_and(|line| {
+        line.kind.starts_with("fuse") && line.source.starts_with(SOURCE) && line.source.ends_with(&end)
     })
+}
+
+/// The mount that can be seen at a path.
+fn top(path: &Path) -> Option<mountinfo::Line> {
+    mountinfo::read().ok()?.into_iter().rev().find(|line| line.mountpoint == path)
 }
 
 /// True when the daemon behind a FUSE mountpoint is gone. One that does not answer is there.
@@ -232,6 +239,13 @@ fn is_dead(mountpoint: &Path) -> bool {
 pub(crate) fn prepare(mountpoint: &Path, cleared: impl FnOnce(&Path)) -> Result<PathBuf, MountsError> {
     if is_dead(mountpoint) {
         let path = absolute(mountpoint)?;
+        match top(&path) {
+            // Somebody else's is theirs to clear.
+            Some(line) if !is_ours(&line) => {
+                return Err(MountsError::Occupied { path, what: line.source });
+            }
+            _ => {}
+        }
         unmount::detach(&path)?;
         cleared(&path);
     }

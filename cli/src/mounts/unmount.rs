@@ -12,8 +12,8 @@ use cvs_store::ProcessId;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
-use super::table::{MountEntry, MountState, models_of, shows};
-use super::{MountsError, mountinfo, users};
+use super::table::{MountEntry, MountState, models_of, shows, shows_models};
+use super::{MountsError, users};
 
 /// Between two looks at a mount that is busy, or a daemon that ends.
 const POLL: Duration = Duration::from_millis(50);
@@ -125,10 +125,6 @@ pub(super) fn detach(path: &Path) -> Result<(), MountsError> {
     unmount(path, MntFlags::MNT_DETACH).map_err(MountsError::io("unmount", path))
 }
 
-pub(super) fn is_mounted(path: &Path) -> bool {
-    mountinfo::read().is_ok_and(|lines| lines.iter().any(|line| line.mountpoint == path))
-}
-
 /// Unmounts a version: its models connection first, where it has one, and the tree connection then. Unless it is told
 /// to detach them, it leaves both when somebody is seen to use either.
 ///
@@ -136,14 +132,14 @@ pub(super) fn is_mounted(path: &Path) -> bool {
 /// `models/` by itself.
 pub(super) fn both(path: &Path, flags: MntFlags) -> io::Result<()> {
     let models = models_of(path);
-    if is_mounted(&models) {
+    if shows_models(path) {
         if !flags.contains(MntFlags::MNT_DETACH) && !users::of(path).is_empty() {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         // Detaching the one above takes it along, but does not end it.
         if flags.contains(MntFlags::MNT_FORCE) || !flags.contains(MntFlags::MNT_DETACH) {
             match unmount(&models, flags) {
-                Err(_) if !is_mounted(&models) => {}
+                Err(_) if !shows_models(path) => {}
                 done => done?,
             }
         }

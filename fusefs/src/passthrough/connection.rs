@@ -1,8 +1,10 @@
 //! Making the second connection. It is made beside the tree of mounts and tried there; only one that works is put in its
 //! place, so a refusal leaves nothing behind.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -23,6 +25,7 @@ use crate::mount::{MountOptions, SUBTYPE};
 use crate::overlay::Overlay;
 use crate::sys;
 use crate::types::{Ino, Kind};
+use crate::upper::{WHITEOUT, proc_fd};
 
 /// Why a mount has one connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +36,12 @@ pub enum Refusal {
     /// The directory is not there, or is none.
     #[error("there is no directory {}", path.display())]
     NoDirectory {
+        /// Its path below the mountpoint.
+        path: PathBuf,
+    },
+    /// A file is shown by both connections, which would not hear of each other's changes.
+    #[error("{} has a hard link to a file outside of it", path.display())]
+    LinkedOutside {
         /// Its path below the mountpoint.
         path: PathBuf,
     },
@@ -77,6 +86,9 @@ pub(crate) fn connect(
     options: &MountOptions,
 ) -> Result<Passthrough, Refusal> {
     let top = directory(overlay, path).ok_or_else(|| Refusal::NoDirectory { path: path.to_owned() })?;
+    if is_linked_outside(overlay, path) {
+        return Err(Refusal::LinkedOutside { path: path.to_owned() });
+    }
     // The kernel wants to know how many filesystems lie on each other below: one that is no such stack, or overlayfs.
     match connect_over(overlay, path, top, options, 1) {
         Err(Refusal::Failed { errno: Errno::LOOP, .. }) => connect_over(overlay, path, top, options, 2),
@@ -90,6 +102,42 @@ fn directory(overlay: &Overlay, path: &Path) -> Option<Ino> {
         at = overlay.lookup(at.ino, name.as_encoded_bytes()).ok()?;
     }
     (at.kind == Kind::Dir && at.ino != Ino::ROOT).then_some(at.ino)
+}
+
+/// True when a file below `path` has names outside of it, too. What cannot be looked at counts as if it had.
+fn is_linked_outside(overlay: &Overlay, path: &Path) -> bool {
+    let below = |id: &LowerId| overlay.view.path(*id).is_some_and(|of| of.as_path().starts_with(path));
+    let crosses = |names: &Vec<LowerId>| names.iter().any(below) && !names.iter().all(below);
+    if overlay.view.link_groups().values().any(crosses) {
+        return true;
+    }
+    let Some(upper) = &overlay.upper else { return false };
+    // Names that were found of each file that has several, and how many it has.
+    let mut names: HashMap<u64, (u64, u64)> = HashMap::new();
+    let top = Path::new(&proc_fd(&upper.root)).join(path);
+    match top.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return false,
+        _ => {}
+    }
+    count_names(&top, &mut names).is_err() || names.values().any(|(found, has)| found != has)
+}
+
+fn count_names(top: &Path, names: &mut HashMap<u64, (u64, u64)>) -> std::io::Result<()> {
+    let mut pending = vec![top.to_owned()];
+    while let Some(dir) = pending.pop() {
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                pending.push(entry.path());
+            } else if metadata.nlink() > 1
+                && rustix::fs::lgetxattr(entry.path(), WHITEOUT, &mut [0u8; 0]).is_err()
+            {
+                names.entry(metadata.ino()).or_insert((0, metadata.nlink())).0 += 1;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn connect_over(

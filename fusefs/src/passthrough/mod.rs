@@ -11,8 +11,8 @@
 //! * As long as a node is open anywhere, every open of it has the same backing file, or all have none ([`opens`]). So a
 //!   file that is to be written to while others read the object *parts* ([`crate::part`]): its name leads to a copy with
 //!   a number of its own, and the kernel, answered ESTALE, looks the name up again.
-//! * Writing through a mapping is seen by nobody but the file below, so the kernel may keep attributes of a file only
-//!   while nobody has it open for writing.
+//! * Writing through a mapping is seen by nobody but the file below, and a mapping outlives the handle that it was made
+//!   with, so the kernel keeps no attributes of files of the upper layer.
 
 mod connection;
 mod opens;
@@ -185,7 +185,7 @@ impl Form for PassthroughForm {
     }
 
     fn keep(&self, ino: Ino) -> Duration {
-        if self.opens.is_written(ino) { Duration::ZERO } else { FOREVER }
+        if self.overlay.is_upper_file(ino) { Duration::ZERO } else { FOREVER }
     }
 
     fn count_lookup(&self, ino: Ino) {
@@ -234,7 +234,11 @@ impl Form for PassthroughForm {
         let made = guard("create", attr.ino.0, || self.content(attr.ino, |file| reply.open_backing(file)));
         match made {
             Ok(made) => *content = made,
-            Err(errno) => return reply.error(errno),
+            Err(errno) => {
+                // The kernel hears of no name.
+                self.forget(attr.ino, 1);
+                return reply.error(errno);
+            }
         }
         node.opened(true);
         match &*content {
@@ -262,7 +266,12 @@ impl Form for PassthroughForm {
 
     fn setattr_failed(&self, ino: Ino, errno: Errno, reply: ReplyAttr) {
         match errno {
-            Errno::ESTALE => self.when_forgotten(ino, move || reply.error(errno)),
+            // Whoever truncates holds the lock of the file meanwhile, and who removes its name holds that of the directory
+            // and waits for the first: the answer cannot wait for the second. The kernel looks the name up again by itself.
+            Errno::ESTALE => {
+                reply.error(errno);
+                self.when_forgotten(ino, || ());
+            }
             errno => reply.error(errno),
         }
     }

@@ -92,11 +92,6 @@ impl Opens {
         self.parted.lock().unwrap_or_else(|e| e.into_inner()).remove(&ino).unwrap_or_default()
     }
 
-    /// True when a handle of the node can write.
-    pub(super) fn is_written(&self, ino: Ino) -> bool {
-        self.table().get(&ino).is_some_and(|node| node.writers.load(Ordering::Acquire) > 0)
-    }
-
     /// Takes an open back.
     pub(super) fn release(&self, ino: Ino, writer: bool) {
         let node = self.node(ino);

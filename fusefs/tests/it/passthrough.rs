@@ -271,6 +271,7 @@ fn attributes_follow_what_the_kernel_writes_by_itself() {
     same("written through a mapping");
     map.flush().unwrap();
     drop(file);
+    same("closed while it is mapped");
     map[8192] = b'!';
     map.flush().unwrap();
     same("written through a mapping that has outlived its descriptor");
@@ -290,6 +291,67 @@ fn attributes_follow_what_the_kernel_writes_by_itself() {
     same("closed");
     fs::write(&path, b"new").unwrap();
     same("replaced");
+}
+
+#[test]
+fn cutting_off_and_removing_a_file_that_is_read_both_end() {
+    let lower = lower();
+    let Some(mounted) = mount(&lower) else { return };
+    let (end, ended) = std::sync::mpsc::channel();
+    let dir = mounted.path("models");
+    std::thread::spawn(move || {
+        // The first is the view's and read by somebody, so that it parts; the others are ours.
+        for name in ["f", "sub/g", "linked", "empty"] {
+            let path = dir.join(name);
+            let reader = File::open(&path).unwrap();
+            let before = reader.metadata().unwrap().len();
+            std::thread::scope(|scope| {
+                let cut = scope.spawn(|| nix::unistd::truncate(&path, 10));
+                fs::remove_file(&path).unwrap();
+                assert!(matches!(cut.join().unwrap(), Ok(()) | Err(nix::errno::Errno::ENOENT)));
+            });
+            assert!([before, 10].contains(&reader.metadata().unwrap().len()), "{name}");
+        }
+        end.send(()).unwrap();
+    });
+    ended.recv_timeout(std::time::Duration::from_secs(60)).expect("one of them waits for the other");
+}
+
+#[test]
+fn a_file_with_names_on_both_sides_keeps_one_connection() {
+    let linked = Lower::new(|dir| {
+        fs::create_dir(dir.join("models")).unwrap();
+        fs::write(dir.join("models/f"), b"x").unwrap();
+        fs::hard_link(dir.join("models/f"), dir.join("outside")).unwrap();
+    });
+    let reason = "models has a hard link to a file outside of it";
+    let refused = |lower: &Lower, upper: &str, at: &str| {
+        let Some(mounted) = Mounted::with(overlay(lower, upper), lower.world.beside(at), Some("models"))
+        else {
+            return;
+        };
+        match &mounted.connections {
+            Connections::One(refusal) => assert_eq!(refusal.to_string(), reason),
+            Connections::Two => panic!("there are two connections"),
+        }
+    };
+    refused(&linked, "overlay", "mnt");
+
+    let lower = lower();
+    let Some(mounted) = Mounted::with(overlay(&lower, "overlay"), lower.world.beside("mnt"), None) else {
+        return;
+    };
+    fs::remove_file(mounted.path("models/sub/g")).unwrap();
+    fs::hard_link(mounted.path("models/empty"), mounted.path("models/sub/empty")).unwrap();
+    drop(mounted);
+    // Links that stay inside, and whiteouts, are no reason.
+    drop(mount(&lower));
+    let Some(mounted) = Mounted::with(overlay(&lower, "overlay"), lower.world.beside("mnt"), None) else {
+        return;
+    };
+    fs::hard_link(mounted.path("models/empty"), mounted.path("beside")).unwrap();
+    drop(mounted);
+    refused(&lower, "overlay", "mnt");
 }
 
 #[test]
