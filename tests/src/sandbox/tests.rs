@@ -15,7 +15,7 @@ fn a_command_sees_only_its_own_world() {
     let output = shell(&environment, "env | cut -d= -f1 | sort | tr '\\n' ' '").ok();
     assert_eq!(
         output.stdout.trim_end(),
-        "CVS_HOME CVS_SKIP_PYTHON GIT_CONFIG_GLOBAL GIT_CONFIG_NOSYSTEM GIT_TERMINAL_PROMPT HOME LANG PATH PWD \
+        "CIVITAI_ENDPOINT CVS_HOME CVS_SKIP_PYTHON GIT_CONFIG_GLOBAL GIT_CONFIG_NOSYSTEM GIT_TERMINAL_PROMPT HF_ENDPOINT HOME LANG PATH PWD \
          RUST_BACKTRACE TMPDIR TZ XDG_CACHE_HOME XDG_CONFIG_HOME XDG_DATA_HOME XDG_RUNTIME_DIR XDG_STATE_HOME"
     );
     let output = shell(&environment, "pwd; echo $CVS_HOME; echo talk >&2; cat").input("read").ok();
