@@ -44,6 +44,11 @@ impl Overlay {
         Ok((new, names))
     }
 
+    /// True for what is in the upper layer: it was made or changed there.
+    pub fn is_written(&self, ino: Ino) -> bool {
+        self.read().nodes.get(&ino).is_some_and(|node| node.upper)
+    }
+
     /// True for a file whose content is in the upper layer.
     pub(crate) fn is_upper_file(&self, ino: Ino) -> bool {
         self.read().nodes.get(&ino).is_some_and(|node| node.upper && node.kind == Kind::File)

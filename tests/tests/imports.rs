@@ -122,6 +122,26 @@ fn files_that_were_found_are_never_replaced_by_their_commit() {
 }
 
 #[test]
+fn what_others_have_stays_theirs() {
+    let world = World::new();
+    let root = install(&world);
+    let install = root.to_str().expect("temporary directories are UTF-8");
+    let command =
+        ["import", install, "--as", "mine", "--environment", "skip", "--with-outputs", "--move", "--force"];
+    world.cvs(&command).ok();
+    assert!(!root.join("models/checkpoints/a.safetensors").exists());
+    assert!(world.env.path("extra/loras/b.safetensors").exists(), "it lies outside of the install");
+
+    let written = world.env.home().join("overlays/mine/upper/output/picture.png");
+    assert_eq!(fs::read(&written).expect("reading an output"), b"picture");
+    world.cvs(&command).ok();
+    fs::write(&written, b"of a run").expect("writing as a run does");
+    let output = world.cvs(&command).fails();
+    assert!(output.stderr.contains("output/picture.png"), "{}", output.stderr);
+    assert_eq!(fs::read(&written).expect("reading an output"), b"of a run");
+}
+
+#[test]
 fn what_is_no_install_or_description_is_told() {
     let world = World::new();
     let empty = world.env.path("empty");

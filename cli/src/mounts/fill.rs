@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cvs_fusefs::{Caller, FsError, Ino, Kind, Make, Overlay, SetAttr, SetTime};
+use cvs_fusefs::{Caller, FsError, Ino, Kind, Make, Overlay, RenameMode, SetAttr, SetTime};
 use cvs_store::{Store, View};
 
 use super::error::MountsError;
@@ -16,6 +16,8 @@ use crate::error::CliError;
 
 /// Read at once.
 const BUFFER: usize = 1 << 20;
+/// A file that is not complete yet.
+const PARTIAL: &[u8] = b".cvs-import.part";
 
 /// What was put in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -47,7 +49,8 @@ impl<'a> Fill<'a> {
         Ok(Self { overlay, caller: Caller { uid, gid }, cancel })
     }
 
-    /// Copies the directory `from` to `name` at the root. A file of the same content that is there already stays.
+    /// Copies the directory `from` to `name` at the root. A file of the same content that is there already stays, and
+    /// one with other content that a run has written is an error.
     pub(crate) fn copy(&self, from: &Path, name: &str) -> Result<Filled, CliError> {
         let mut filled = Filled::default();
         let dir = self.directory(Ino::ROOT, name.as_bytes(), from)?;
@@ -71,6 +74,15 @@ impl<'a> Fill<'a> {
                 self.tree(&path, dir, filled)?;
             } else if kind.is_symlink() {
                 let target = fs::read_link(&path).map_err(failed("read", &path))?;
+                if let Ok(found) = self.overlay.lookup(to, name.as_bytes())
+                    && self
+                        .overlay
+                        .readlink(found.ino)
+                        .is_ok_and(|known| known == target.as_os_str().as_bytes())
+                {
+                    filled.same += 1;
+                    continue;
+                }
                 self.clear(to, name.as_bytes()).map_err(refused(&path))?;
                 let what = Make::Symlink(target.as_os_str().as_bytes());
                 self.overlay.make(to, name.as_bytes(), what, 0o777, self.caller).map_err(refused(&path))?;
@@ -94,10 +106,12 @@ impl<'a> Fill<'a> {
         Ok(made.map_err(refused(from))?.ino)
     }
 
-    /// Removes what is no directory.
+    /// Makes room for `name` where the view has it. What a run has written there stays: nobody else has it.
     fn clear(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
-        match self.overlay.unlink(parent, name) {
-            Ok(()) | Err(FsError::NotFound) => Ok(()),
+        match self.overlay.lookup(parent, name) {
+            Ok(found) if self.overlay.is_written(found.ino) => Err(FsError::Exists),
+            Ok(_) => self.overlay.unlink(parent, name),
+            Err(FsError::NotFound) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -121,7 +135,11 @@ impl<'a> Fill<'a> {
         }
         self.clear(to, name).map_err(refused(path))?;
         let mode = metadata.mode() & 0o777;
-        let made = self.overlay.make(to, name, Make::File, mode, self.caller).map_err(refused(path))?;
+        match self.overlay.unlink(to, PARTIAL) {
+            Ok(()) | Err(FsError::NotFound) => {}
+            Err(error) => return Err(refused(path)(error)),
+        }
+        let made = self.overlay.make(to, PARTIAL, Make::File, mode, self.caller).map_err(refused(path))?;
         let (mut buffer, mut offset) = (vec![0; BUFFER], 0);
         loop {
             if self.cancel.load(Ordering::Relaxed) {
@@ -148,6 +166,7 @@ impl<'a> Fill<'a> {
             ..SetAttr::default()
         };
         self.overlay.setattr(made.ino, times, self.caller).map_err(refused(path))?;
+        self.overlay.rename(to, PARTIAL, to, name, RenameMode::Replace).map_err(refused(path))?;
         filled.files += 1;
         filled.bytes += offset;
         Ok(())

@@ -176,6 +176,14 @@ impl Found {
     }
 }
 
+/// True for an address that a stranger's workflow may have fetched. It may not name files of this machine, nor buckets that
+/// this person has the keys of.
+fn is_public(url: &str) -> bool {
+    ["https://", "http://", "hf://", "huggingface://", "civitai://"]
+        .iter()
+        .any(|scheme| url.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
+}
+
 fn models(found: &Found, known: &[LockedModel], draft: &mut Draft) {
     let base = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
     let mut answered = BTreeSet::new();
@@ -186,7 +194,9 @@ fn models(found: &Found, known: &[LockedModel], draft: &mut Draft) {
         let here = known.iter().find(same);
         answered.insert(base(name));
         match (url, directory, here) {
-            (Some(url), Some(folder), _) => draft.model(url, &format!("models/{folder}/{name}"), sha256.as_deref()),
+            (Some(url), Some(folder), _) if is_public(url) => {
+                draft.model(url, &format!("models/{folder}/{name}"), sha256.as_deref());
+            }
             (None, _, Some(model)) => take(model, draft),
             _ => draft.ask(
                 json!({ "about": "model", "name": name }),

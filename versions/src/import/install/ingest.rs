@@ -73,7 +73,12 @@ impl Importer<'_> {
         let failed = |source| ImportError::source(path, source);
         let metadata = fs::metadata(path).map_err(|error| ImportError::io("look at", path, error))?;
         let key = key(&metadata);
-        if self.options.intake != Intake::Move
+        // What lies elsewhere, behind a link or an extra path, others may use, too.
+        let intake = match self.options.intake {
+            Intake::Move if !is_below(path, self.root) => Intake::Copy,
+            intake => intake,
+        };
+        if intake != Intake::Move
             && let [Some(blob)] = index.derived(&[key])[..]
             && let Some(sha256) = index.fact(&fact(&blob)).and_then(|text| unhex(&text))
             && self.transaction.has_blob(&blob).map_err(ImportError::store)? == Some(metadata.len())
@@ -96,7 +101,7 @@ impl Importer<'_> {
                 self.transaction,
                 path,
                 &Expected::default(),
-                self.options.intake,
+                intake,
                 &options,
             )
         };
@@ -144,4 +149,12 @@ fn key(metadata: &fs::Metadata) -> [u8; 32] {
 /// Under which the index knows the sha256 of a blob.
 fn fact(blob: &BlobId) -> String {
     format!("sha256:{blob}")
+}
+
+/// True when a file really lies in `root`, whatever links lead to it.
+fn is_below(path: &Path, root: &Path) -> bool {
+    match (path.canonicalize(), root.canonicalize()) {
+        (Ok(path), Ok(root)) => path.starts_with(root),
+        _ => false,
+    }
 }
