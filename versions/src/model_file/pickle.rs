@@ -42,6 +42,10 @@ pub(super) fn read_zip(file: &mut (impl Read + Seek), info: &mut ModelInfo) -> R
         error => Broken::Rule(format!("its zip directory cannot be read: {error}")),
     };
     let mut archive = zip::ZipArchive::new(file).map_err(unreadable)?;
+    if archive.has_duplicate_names() {
+        // Who loads it may see the other one.
+        return broken("two entries of it have the same name".to_owned());
+    }
     let mut imports = BTreeSet::new();
     let (mut found, mut ended) = (false, Ok(()));
     for index in 0..archive.len() {
@@ -49,7 +53,8 @@ pub(super) fn read_zip(file: &mut (impl Read + Seek), info: &mut ModelInfo) -> R
             Ok(name) => name.into_owned(),
             Err(error) => return broken(format!("a name in its zip directory cannot be read: {error}")),
         };
-        if !name.ends_with(".pkl") {
+        // What loads it may not care about case.
+        if !name.to_ascii_lowercase().ends_with(".pkl") {
             continue;
         }
         found = true;
@@ -274,7 +279,7 @@ struct Walk<R> {
 struct Machine {
     top: [Option<String>; 2],
     memo: HashMap<u64, Option<String>>,
-    /// `MEMOIZE` counts every entry.
+    /// `MEMOIZE` takes the number of entries; one that is written again is no new one.
     entries: u64,
 }
 
@@ -284,7 +289,9 @@ impl Machine {
     }
 
     fn put(&mut self, index: u64) {
-        self.entries += 1;
+        if !self.memo.contains_key(&index) {
+            self.entries += 1;
+        }
         // What is not kept is not known, and counts as computed.
         if self.memo.len() < MEMO_MAX || self.memo.contains_key(&index) {
             self.memo.insert(index, self.top[1].clone());
@@ -292,7 +299,9 @@ impl Machine {
     }
 
     fn get(&mut self, index: u64) {
-        let value = self.memo.get(&index).cloned().flatten();
+        // Of a full memo nobody can say which entry came last.
+        let known = if self.memo.len() < MEMO_MAX { self.memo.get(&index) } else { None };
+        let value = known.cloned().flatten();
         self.push(value);
     }
 }

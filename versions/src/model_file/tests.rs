@@ -166,6 +166,12 @@ fn a_pickle_is_judged_by_what_it_imports() {
         // By way of the memo: both names were stored before, in another order.
         (b"\x80\x04\x8c\x06system\x940\x8c\x05posix\x940h\x01h\0\x93.".to_vec(), vec![runs("posix.system")]),
         // Joined at run time.
+        // An entry that is written again is no new one for those that count.
+        (
+            b"\x80\x04\x8c\x0bcollectionsq\x01q\x010\x8c\x05posix\x940\x8c\x0bOrderedDictq\x020\x8c\x06getpid\x940h\x01h\x02\x93."
+                .to_vec(),
+            vec![runs("posix.getpid")],
+        ),
         (b"\x80\x04\x8c\x02os\x8c\x06system\x85\x93.".to_vec(), vec![runs("a name that it computes")]),
         (b"\x80\x04V\\u006fs\nVsystem\n\x93.".to_vec(), vec![runs("a name that it computes")]),
         (
