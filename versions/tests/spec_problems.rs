@@ -252,7 +252,7 @@ fn oddities_are_warned_of_and_kept() {
             "comfy.commit: \"main\" is not a whole commit id; it is taken as a ref and pinned in the lock".to_owned(),
             "comfy.ref: not used, because `commit` says \"main\"".to_owned(),
             "custom_nodes[0].branch: unknown key, kept and not used (known here: commit, install_requirements, name, \
-             ref, repo, run_install, target_dir)"
+             ref, repo, run_install, target_dir, tree)"
                 .to_owned(),
             format!("models[0].source: {secret}"),
             "models[0].source: no folder given, so it goes to models/checkpoints/x.pth; `target_subdir` sets another"
@@ -261,7 +261,7 @@ fn oddities_are_warned_of_and_kept() {
             "models[1]: vae/y.pth lies neither in models/ nor in a node; `$MODELS_DIR/…` is usual".to_owned(),
             "env.COMFY_PYTHON: not used, because `python.version` says \"3.11\"".to_owned(),
             "note: unknown key, kept and not used (known here: $schema, args, comfy, custom_nodes, directories, env, id, lock, models, \
-             options, python, python_packages, schema_version, version_id, workflow)"
+             options, python, python_packages, questions, schema_version, version_id, workflow)"
                 .to_owned(),
         ]
     );
