@@ -20,9 +20,9 @@ use super::ops::Op;
 use super::outcome::Outcome;
 
 /// A mapping's changes take the time at which they reach the filesystem. On ext4 that is the page fault, here the
-/// write-back, which may come after a time was set. So they are written back before one is.
+/// write-back, which may come after a time was set. So they are written back before one is, and before one is looked at.
 pub(crate) fn settles_mappings(op: &Op) -> bool {
-    matches!(op, Op::Utimens(..) | Op::Futimens(..))
+    matches!(op, Op::Utimens(..) | Op::Futimens(..) | Op::Stat(..) | Op::Fstat(..))
 }
 
 /// Below models, who reads an object goes on reading it when another opens the file to write, which is another node from
