@@ -288,14 +288,14 @@ impl<F: Form> Filesystem for Adapter<F> {
         &self,
         _request: &Request,
         ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
         let _ = guard("release", ino.0, || {
-            self.form.release(self.form.node(ino), fh);
+            self.form.release(self.form.node(ino));
             Ok(())
         });
         reply.ok();

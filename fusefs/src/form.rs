@@ -60,7 +60,7 @@ pub(crate) trait Form: Send + Sync + 'static {
     /// Answers a CREATE that has made a file and counted it.
     fn created(&self, attr: &Attr, entry: &FileAttr, reply: ReplyCreate);
 
-    fn release(&self, ino: Ino, handle: FileHandle);
+    fn release(&self, ino: Ino);
 
     fn setattr(&self, ino: Ino, change: SetAttr, caller: Caller) -> Result<Attr, FsError>;
 
@@ -162,7 +162,7 @@ impl Form for TreeForm {
         reply.created(&self.keep(attr.ino), entry, GENERATION, FileHandle(0), flags);
     }
 
-    fn release(&self, _ino: Ino, _handle: FileHandle) {}
+    fn release(&self, _ino: Ino) {}
 
     fn setattr(&self, ino: Ino, change: SetAttr, caller: Caller) -> Result<Attr, FsError> {
         self.overlay.setattr(ino, change, caller)

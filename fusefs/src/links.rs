@@ -14,11 +14,16 @@ use crate::types::{Ino, Kind};
 pub(crate) type LinkGroups = HashMap<LowerId, Vec<LowerId>>;
 
 impl Overlay {
+    /// The files of the view with several names.
+    pub(crate) fn link_groups(&self) -> &LinkGroups {
+        self.link_groups.get_or_init(|| self.view.link_groups())
+    }
+
     /// Enters the node of a hard-linked file of the view, with those of its names that are shown.
     pub(crate) fn enter_link_group(&self, tree: &mut Tree, id: LowerId) -> Result<(), FsError> {
         // A directory of the view may have been renamed to anywhere in the upper layer.
         self.load_all(tree)?;
-        let groups = self.link_groups.get_or_init(|| self.view.link_groups());
+        let groups = self.link_groups();
         let mut node = Node::new(Kind::File);
         node.lower = Some(id);
         for member in groups.get(&id).into_iter().flatten() {

@@ -18,18 +18,7 @@ const FORMS: [(&str, &[&str]); 2] =
 /// A directory of the overlay, one of the view, and the one that may have a connection of its own.
 const PLACES: [&str; 3] = ["own", "merged", "models"];
 
-const PJDFSTEST: &str = r#"
-[features]
-posix_fallocate = {}
-rename_ctime = {}
-utimensat = {}
-utime_now = {}
-[settings]
-naptime = 0.01
-allow_remount = REMOUNT
-[dummy_auth]
-entries = [["nobody", "nogroup"], ["daemon", "daemon"]]
-"#;
+const PJDFSTEST: &str = include_str!("../pjdfstest.toml");
 
 /// What needs another limit of links than the C library knows for FUSE.
 const SKIPPED: &str = "link::link_count_max";

@@ -21,6 +21,15 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
+    /// Builds the `cvs` to work with, unless CVS_BIN names one: an older one, for example.
+    pub(crate) fn build(project: &Project) -> Outcome {
+        if std::env::var_os("CVS_BIN").is_some() {
+            return Ok(());
+        }
+        let args = ["build", "--release", "--package", "cvs-cli", "--bin", "cvs"];
+        shell::run(shell::cargo(project).args(args))
+    }
+
     /// Opens `name` in the target directory, and takes away what a killed run left there.
     pub(crate) fn open(project: &Project, name: &str, quick: bool) -> Outcome<Lab> {
         let dir = project.target().join(name);

@@ -162,10 +162,15 @@ pub(crate) fn edit(
     };
     let report = workspace.edit(id, edit, &options)?;
     drop(activity);
+    tell(output, "locked", &report)
+}
+
+/// Says what a lock came to, after the words for what was `done`.
+pub(crate) fn tell(output: &Output, done: &str, report: &LockReport) -> Result<Exit, CliError> {
     warn(output, &report.warnings);
     match output.is_json() {
-        true => output.json(&report)?,
-        false => output.note(&format!("locked {}", locked_line(&report))),
+        true => output.json(report)?,
+        false => output.note(&format!("{done} {}", locked_line(report))),
     }
     Ok(Exit::Ok)
 }

@@ -140,6 +140,32 @@ impl<'a> Fill<'a> {
             Err(error) => return Err(refused(path)(error)),
         }
         let made = self.overlay.make(to, PARTIAL, Make::File, mode, self.caller).map_err(refused(path))?;
+        let moved = self.bring(&mut source, path, metadata, made.ino).and_then(|bytes| {
+            let renamed = self.overlay.rename(to, PARTIAL, to, name, RenameMode::Replace);
+            renamed.map(|()| bytes).map_err(refused(path))
+        });
+        match moved {
+            Ok(bytes) => {
+                filled.files += 1;
+                filled.bytes += bytes;
+                Ok(())
+            }
+            Err(error) => {
+                // What stopped the copy is the error to tell; the next fill takes away a part that stays.
+                let _ = self.overlay.unlink(to, PARTIAL);
+                Err(error)
+            }
+        }
+    }
+
+    /// Copies content and times; returns the bytes.
+    fn bring(
+        &self,
+        source: &mut File,
+        path: &Path,
+        metadata: &fs::Metadata,
+        ino: Ino,
+    ) -> Result<u64, CliError> {
         let (mut buffer, mut offset) = (vec![0; BUFFER], 0);
         loop {
             if self.cancel.load(Ordering::Relaxed) {
@@ -151,7 +177,7 @@ impl<'a> Fill<'a> {
             }
             let mut rest = &buffer[..count];
             while !rest.is_empty() {
-                let written = self.overlay.write_at(made.ino, offset, rest, false).map_err(refused(path))?;
+                let written = self.overlay.write_at(ino, offset, rest, false).map_err(refused(path))?;
                 if written == 0 {
                     return Err(refused(path)(FsError::NotFound));
                 }
@@ -165,11 +191,8 @@ impl<'a> Fill<'a> {
             mtime: time(metadata.mtime(), metadata.mtime_nsec()),
             ..SetAttr::default()
         };
-        self.overlay.setattr(made.ino, times, self.caller).map_err(refused(path))?;
-        self.overlay.rename(to, PARTIAL, to, name, RenameMode::Replace).map_err(refused(path))?;
-        filled.files += 1;
-        filled.bytes += offset;
-        Ok(())
+        self.overlay.setattr(ino, times, self.caller).map_err(refused(path))?;
+        Ok(offset)
     }
 
     fn is_same(&self, ino: Ino, path: &Path) -> Result<bool, CliError> {

@@ -108,7 +108,7 @@ fn directory(overlay: &Overlay, path: &Path) -> Option<Ino> {
 fn is_linked_outside(overlay: &Overlay, path: &Path) -> bool {
     let below = |id: &LowerId| overlay.view.path(*id).is_some_and(|of| of.as_path().starts_with(path));
     let crosses = |names: &Vec<LowerId>| names.iter().any(below) && !names.iter().all(below);
-    if overlay.view.link_groups().values().any(crosses) {
+    if overlay.link_groups().values().any(crosses) {
         return true;
     }
     let Some(upper) = &overlay.upper else { return false };

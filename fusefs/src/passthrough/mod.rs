@@ -41,9 +41,8 @@ use crate::reply::{FOREVER, GENERATION, guard};
 use crate::types::{Attr, Caller, Ino, SetAttr};
 use opens::{Content, Opens};
 
-/// A handle that can write.
-const WRITER: FileHandle = FileHandle(1);
-const READER: FileHandle = FileHandle(0);
+/// Opens are told apart by their nodes alone.
+const HANDLE: FileHandle = FileHandle(0);
 
 /// The form of a passthrough connection.
 pub(crate) struct PassthroughForm {
@@ -137,7 +136,7 @@ impl PassthroughForm {
         });
     }
 
-    /// From now on, attributes change unseen.
+    /// What the kernel was told while the file was the view's holds no longer.
     fn forget_attributes(&self, ino: Ino) {
         if let Some(notifier) = self.notifier.get()
             && let Err(error) = notifier.inval_inode(self.number(ino), -1, 0)
@@ -205,9 +204,8 @@ impl Form for PassthroughForm {
 
     fn open(&self, ino: Ino, flags: OpenFlags, caller: Caller, reply: ReplyOpen) {
         let node = self.opens.node(ino);
-        let writes = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        let truncates = flags.0 as u32 & OFlags::TRUNC.bits() != 0;
-        let mut content = if writes || truncates { node.lock_for_change() } else { node.lock() };
+        let changes = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 as u32 & OFlags::TRUNC.bits() != 0;
+        let mut content = if changes { node.lock_for_change() } else { node.lock() };
         let prepared = guard("open", ino.0, || {
             self.prepare(&mut content, ino, flags, caller, |file| reply.open_backing(file))
         });
@@ -216,15 +214,15 @@ impl Form for PassthroughForm {
             Err(Errno::ESTALE) => return self.when_forgotten(ino, move || reply.error(Errno::ESTALE)),
             Err(errno) => return reply.error(errno),
         }
-        if node.opened(writes) {
+        node.opened();
+        if changes {
             self.forget_attributes(ino);
         }
-        let handle = if writes { WRITER } else { READER };
         match &*content {
             Content::Object(backing) | Content::Upper(backing) => {
-                reply.opened_passthrough(handle, FopenFlags::empty(), backing);
+                reply.opened_passthrough(HANDLE, FopenFlags::empty(), backing);
             }
-            Content::Cached | Content::Closed => reply.opened(handle, FopenFlags::empty()),
+            Content::Cached | Content::Closed => reply.opened(HANDLE, FopenFlags::empty()),
         }
     }
 
@@ -240,20 +238,20 @@ impl Form for PassthroughForm {
                 return reply.error(errno);
             }
         }
-        node.opened(true);
+        node.opened();
         match &*content {
             Content::Object(backing) | Content::Upper(backing) => {
                 let none = FopenFlags::empty();
-                reply.created_passthrough(&Duration::ZERO, entry, GENERATION, WRITER, none, backing);
+                reply.created_passthrough(&Duration::ZERO, entry, GENERATION, HANDLE, none, backing);
             }
             Content::Cached | Content::Closed => {
-                reply.created(&Duration::ZERO, entry, GENERATION, WRITER, FopenFlags::empty());
+                reply.created(&Duration::ZERO, entry, GENERATION, HANDLE, FopenFlags::empty());
             }
         }
     }
 
-    fn release(&self, ino: Ino, handle: FileHandle) {
-        self.opens.release(ino, handle == WRITER);
+    fn release(&self, ino: Ino) {
+        self.opens.release(ino);
     }
 
     fn setattr(&self, ino: Ino, change: SetAttr, caller: Caller) -> Result<Attr, FsError> {

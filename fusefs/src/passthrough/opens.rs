@@ -34,7 +34,6 @@ pub(super) struct Node {
     content: Mutex<Content>,
     closed: Condvar,
     handles: AtomicU64,
-    writers: AtomicU64,
 }
 
 impl Node {
@@ -50,10 +49,9 @@ impl Node {
         waited.unwrap_or_else(|e| e.into_inner()).0
     }
 
-    /// Counts an open. True when it is the first that can write. The caller has the content.
-    pub(super) fn opened(&self, writes: bool) -> bool {
+    /// Counts an open. The caller has the content.
+    pub(super) fn opened(&self) {
         self.handles.fetch_add(1, Ordering::AcqRel);
-        writes && self.writers.fetch_add(1, Ordering::AcqRel) == 0
     }
 }
 
@@ -76,7 +74,6 @@ impl Opens {
                 content: Mutex::new(Content::Closed),
                 closed: Condvar::new(),
                 handles: AtomicU64::new(0),
-                writers: AtomicU64::new(0),
             })
         }));
         InUse { opens: self, ino, node }
@@ -93,12 +90,9 @@ impl Opens {
     }
 
     /// Takes an open back.
-    pub(super) fn release(&self, ino: Ino, writer: bool) {
+    pub(super) fn release(&self, ino: Ino) {
         let node = self.node(ino);
         let mut content = node.lock();
-        if writer {
-            node.writers.fetch_sub(1, Ordering::AcqRel);
-        }
         if node.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
             *content = Content::Closed;
             node.closed.notify_all();

@@ -24,7 +24,6 @@ use crate::failure::{Outcome, fail};
 use crate::lab::Lab;
 use crate::project::Project;
 use crate::setup::{self, Purpose};
-use crate::shell;
 
 struct Bench {
     name: &'static str,
@@ -90,17 +89,7 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
         }
     }
     setup::ensure(project, Purpose::Bench)?;
-    // A program that is there can be measured instead: an older one, for example.
-    if std::env::var_os("CVS_BIN").is_none() {
-        shell::run(shell::cargo(project).args([
-            "build",
-            "--release",
-            "--package",
-            "cvs-cli",
-            "--bin",
-            "cvs",
-        ]))?;
-    }
+    Lab::build(project)?;
 
     let lab = Lab::open(project, "bench", quick)?.with_runs(runs.unwrap_or(if quick { 1 } else { 5 }));
     let lab = lab.with_version(version).with_parts(parts);

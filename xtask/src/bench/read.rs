@@ -14,7 +14,7 @@ use crate::shell;
 use crate::table::{Table, ratio, time};
 
 /// Touches every page through a map and prints the seconds that took, the interpreter's own start left out.
-const MMAP: &str = "\
+pub(super) const MMAP: &str = "\
 import mmap, sys, time
 with open(sys.argv[1], 'rb') as f:
     start = time.perf_counter()

@@ -90,16 +90,7 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
         fail!("the suites change owners, make devices and mount filesystems: run this as root");
     }
     setup::ensure(project, Purpose::Posix)?;
-    if std::env::var_os("CVS_BIN").is_none() {
-        shell::run(shell::cargo(project).args([
-            "build",
-            "--release",
-            "--package",
-            "cvs-cli",
-            "--bin",
-            "cvs",
-        ]))?;
-    }
+    Lab::build(project)?;
     let lab = Lab::open(project, "posix", options.quick)?;
     let report = compare(&lab, &options);
     lab.clear();

@@ -15,18 +15,7 @@ use crate::shell;
 
 /// Features that a Linux filesystem can have and that the suite does not take for granted. Timestamps are told apart
 /// by sleeping: 10 ms are more than a tick of any kernel clock.
-const CONFIG: &str = r#"
-[features]
-posix_fallocate = {}
-rename_ctime = {}
-utimensat = {}
-utime_now = {}
-[settings]
-naptime = 0.01
-allow_remount = REMOUNT
-[dummy_auth]
-entries = [["nobody", "nogroup"], ["daemon", "daemon"]]
-"#;
+const CONFIG: &str = include_str!("../../../tests/pjdfstest.toml");
 
 /// The suite works in temporary directories that it makes in each of these.
 const PLACES: [Place; 4] = [OWN, MERGED, ROOT, MODELS];

@@ -5,7 +5,7 @@ use cvs_versions::spec::{List, VersionId, inputs};
 use cvs_versions::{Event, LockOptions};
 
 use crate::activity::Activity;
-use crate::commands::shared::{EnsureArgs, IntakeArgs, RateArgs, locked_line, warn};
+use crate::commands::shared::{EnsureArgs, IntakeArgs, RateArgs, tell};
 use crate::context::Context;
 use crate::error::{CliError, Exit};
 use crate::mounts::MountedSandbox;
@@ -75,12 +75,5 @@ pub(crate) fn run(context: &Context, args: &AddArgs) -> Result<Exit, CliError> {
     let report =
         workspace.edit(&args.id, &|document| document.append(List::Models, entries.clone()), &options)?;
     drop(activity);
-    let output = context.output();
-    warn(output, &report.warnings);
-    if output.is_json() {
-        output.json(&report)?;
-    } else {
-        output.note(&format!("added to {}", locked_line(&report)));
-    }
-    Ok(Exit::Ok)
+    tell(context.output(), "added to", &report)
 }

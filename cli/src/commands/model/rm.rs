@@ -5,7 +5,7 @@ use cvs_versions::spec::{List, SpecDocument, VersionId};
 use cvs_versions::{Event, LockOptions, VersionsError};
 
 use crate::activity::Activity;
-use crate::commands::shared::{EnsureArgs, locked_line, warn};
+use crate::commands::shared::{EnsureArgs, tell};
 use crate::context::Context;
 use crate::error::{CliError, Exit};
 use crate::mounts::MountedSandbox;
@@ -52,14 +52,7 @@ pub(crate) fn run(context: &Context, args: &RmArgs) -> Result<Exit, CliError> {
     };
     let report = workspace.edit(&args.id, &edit, &options)?;
     drop(activity);
-    let output = context.output();
-    warn(output, &report.warnings);
-    if output.is_json() {
-        output.json(&report)?;
-    } else {
-        output.note(&format!("removed from {}", locked_line(&report)));
-    }
-    Ok(Exit::Ok)
+    tell(context.output(), "removed from", &report)
 }
 
 /// The path of the model that is meant.

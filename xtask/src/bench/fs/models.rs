@@ -11,18 +11,11 @@ use super::places::{Form, Place, compare, has_forms, ingest, places, scripted, u
 use super::report::{Aim, Report};
 use crate::bench::data::{self, MODEL, Random};
 use crate::bench::measure::{clock, kib};
+use crate::bench::read::MMAP;
 use crate::failure::{Doing, Outcome, fail};
 use crate::lab::Lab;
 use crate::table::bytes;
 
-const MMAP: &str = "\
-import mmap, sys, time
-with open(sys.argv[1], 'rb') as f:
-    start = time.perf_counter()
-    with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
-        m[::mmap.PAGESIZE]
-    print(time.perf_counter() - start)
-";
 const THREADS: u64 = 4;
 const BLOCK: u64 = 4096;
 
