@@ -12,9 +12,9 @@ use std::time::SystemTime;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, INodeNo, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
-    ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
 use crate::convert::{file_attr, file_type, no_entry, set_time};
@@ -22,6 +22,7 @@ use crate::error::FsError;
 use crate::form::Form;
 use crate::overlay::Overlay;
 use crate::reply::{FOREVER, GENERATION, empty, guard, guard_part, xattr};
+use crate::steer::Steer;
 use crate::types::{Attr, Caller, Kind, Make, RenameMode, SetAttr};
 
 thread_local! {
@@ -32,6 +33,7 @@ thread_local! {
 pub(crate) struct Adapter<F> {
     pub(crate) overlay: Arc<Overlay>,
     pub(crate) form: F,
+    pub(crate) steer: Steer,
 }
 
 impl<F: Form> Adapter<F> {
@@ -74,7 +76,8 @@ impl<F: Form> Filesystem for Adapter<F> {
         self.form.init(config)
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.steer.follow(request.pid(), 0);
         let found = guard("lookup", parent.0, || {
             match self.form.dir(parent).and_then(|dir| self.overlay.lookup(dir, name.as_bytes())) {
                 Ok(attr) => Ok(Some(attr)),
@@ -96,7 +99,8 @@ impl<F: Form> Filesystem for Adapter<F> {
         });
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.steer.follow(request.pid(), 0);
         match guard("getattr", ino.0, || self.overlay.getattr(self.form.node(ino))) {
             Ok(attr) => reply.attr(&self.form.keep(attr.ino), &self.attr(&attr)),
             Err(errno) => reply.error(errno),
@@ -121,6 +125,7 @@ impl<F: Form> Filesystem for Adapter<F> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.steer.follow(request.pid(), 0);
         let change = SetAttr {
             perm: mode.map(|m| m & 0o7777),
             uid,
@@ -177,7 +182,8 @@ impl<F: Form> Filesystem for Adapter<F> {
         self.entry(self.make(request, parent, name, what, 0o777), reply);
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.steer.follow(request.pid(), 0);
         let done = guard("unlink", parent.0, || self.overlay.unlink(self.form.dir(parent)?, name.as_bytes()));
         empty(done, reply);
     }
@@ -193,7 +199,7 @@ impl<F: Form> Filesystem for Adapter<F> {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -201,6 +207,7 @@ impl<F: Form> Filesystem for Adapter<F> {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.steer.follow(request.pid(), 0);
         let done = guard("rename", parent.0, || {
             let mode = match flags {
                 RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
@@ -231,7 +238,7 @@ impl<F: Form> Filesystem for Adapter<F> {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -240,6 +247,7 @@ impl<F: Form> Filesystem for Adapter<F> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.steer.follow(request.pid(), size as usize);
         BUFFER.with_borrow_mut(|buffer| {
             let size = size as usize;
             if buffer.len() < size {
@@ -255,7 +263,7 @@ impl<F: Form> Filesystem for Adapter<F> {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -265,6 +273,7 @@ impl<F: Form> Filesystem for Adapter<F> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.steer.follow(request.pid(), data.len());
         let unprivileged = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         match guard("write", ino.0, || self.overlay.write_at(self.form.node(ino), offset, data, unprivileged))
         {
@@ -301,7 +310,8 @@ impl<F: Form> Filesystem for Adapter<F> {
         reply.ok();
     }
 
-    fn fsync(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, request: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.steer.follow(request.pid(), 0);
         empty(guard("fsync", ino.0, || self.overlay.fsync(self.form.node(ino), datasync)), reply);
     }
 
@@ -333,12 +343,13 @@ impl<F: Form> Filesystem for Adapter<F> {
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        self.steer.follow(request.pid(), 0);
         let entries = match guard("readdirplus", ino.0, || self.overlay.list(self.form.dir(ino)?, offset)) {
             Ok(entries) => entries,
             Err(errno) => return reply.error(errno),
@@ -363,17 +374,6 @@ impl<F: Form> Filesystem for Adapter<F> {
                 break;
             }
         }
-        reply.ok();
-    }
-
-    fn releasedir(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
         reply.ok();
     }
 
@@ -423,7 +423,8 @@ impl<F: Form> Filesystem for Adapter<F> {
         );
     }
 
-    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.steer.follow(request.pid(), 0);
         xattr(
             guard("getxattr", ino.0, || self.overlay.getxattr(self.form.node(ino), name.as_bytes())),
             size,
@@ -453,6 +454,7 @@ impl<F: Form> Filesystem for Adapter<F> {
         _flags: i32,
         reply: ReplyCreate,
     ) {
+        self.steer.follow(request.pid(), 0);
         match self.make(request, parent, name, Make::File, mode) {
             Ok(attr) => {
                 self.form.count_lookup(attr.ino);
@@ -566,13 +568,9 @@ impl<F: Form> Filesystem for Adapter<F> {
         reply.error(Errno::ENOSYS);
     }
 
-    fn bmap(&self, _request: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
-        reply.error(Errno::ENOSYS);
-    }
-
     fn ioctl(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
@@ -581,6 +579,7 @@ impl<F: Form> Filesystem for Adapter<F> {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        self.steer.follow(request.pid(), 0);
         reply.error(Errno::ENOTTY);
     }
 

@@ -38,6 +38,7 @@ mod rename;
 mod reply;
 mod requests;
 mod stats;
+mod steer;
 #[cfg(test)]
 #[allow(dead_code)]
 #[path = "../tests/it/support.rs"]
