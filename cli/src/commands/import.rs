@@ -63,6 +63,14 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "DIR")]
     python: Option<PathBuf>,
 
+    /// The package index in place of the default one. An environment does not say where it came from.
+    #[arg(long, value_name = "URL")]
+    index_url: Option<String>,
+
+    /// A package index that is asked before the other one.
+    #[arg(long, value_name = "URL")]
+    extra_index_url: Vec<String>,
+
     /// Another file like extra_model_paths.yaml.
     #[arg(long, value_name = "FILE")]
     extra_model_paths_config: Vec<PathBuf>,
@@ -184,6 +192,7 @@ pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<Exit, CliError
             format: args.format.map(Into::into),
             number: args.snapshot,
             repo: repo.as_deref(),
+            indexes: args.indexes(),
             skip_python: args.environment == Environment::Skip,
             dry_run: args.dry_run,
             create,
@@ -201,6 +210,7 @@ pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<Exit, CliError
             Environment::Skip => EnvironmentChoice::Skip,
         },
         python: args.python.as_deref(),
+        indexes: args.indexes(),
         extra_model_paths: &args.extra_model_paths_config,
         intake: match args.intake {
             ImportIntake { moved: true, .. } => Intake::Move,
@@ -222,6 +232,10 @@ pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<Exit, CliError
 }
 
 impl ImportArgs {
+    fn indexes(&self) -> import::PackageIndexes<'_> {
+        import::PackageIndexes { url: self.index_url.as_deref(), extra: &self.extra_index_url }
+    }
+
     fn wants(&self, source: &OverlaySource) -> bool {
         match source.name {
             "output" => self.with_outputs,

@@ -1,49 +1,38 @@
 //! Classes of nodes that every ComfyUI has, and those that only its editor knows: a workflow that names them by class
-//! alone asks for nothing by it. The list has what workflows use most; a class that is missing here becomes a question,
-//! never a guess.
+//! alone asks for nothing by it. A class that is missing here becomes a question, never a guess.
 
-const KNOWN: &str = "
-BasicGuider BasicScheduler BetaSamplingScheduler CFGGuider CLIPLoader CLIPMergeSimple CLIPSave
-CLIPSetLastLayer CLIPTextEncode CLIPTextEncodeFlux CLIPTextEncodeHunyuanDiT CLIPTextEncodeSD3 CLIPTextEncodeSDXL
-CLIPTextEncodeSDXLRefiner CLIPVisionEncode CLIPVisionLoader Canny CheckpointLoader CheckpointLoaderSimple CheckpointSave
-ConditioningAverage ConditioningCombine ConditioningConcat ConditioningSetArea ConditioningSetAreaPercentage
-ConditioningSetAreaStrength ConditioningSetMask ConditioningSetTimestepRange ConditioningZeroOut ControlNetApply
-ControlNetApplyAdvanced ControlNetApplySD3 ControlNetInpaintingAliMamaApply ControlNetLoader CreateVideo CropMask
-DifferentialDiffusion DiffControlNetLoader DualCFGGuider DualCLIPLoader EmptyAceStepLatentAudio EmptyHunyuanLatentVideo
-EmptyImage EmptyLTXVLatentVideo EmptyLatentAudio EmptyLatentImage EmptyMochiLatentVideo EmptySD3LatentImage
-ExponentialScheduler FeatherMask FlipSigmas FluxDisableGuidance FluxGuidance FluxKontextImageScale
-FluxKontextMultiReferenceLatentMethod FreSca FreeU FreeU_V2 GITSScheduler GLIGENLoader GLIGENTextBoxApply GetImageSize
-GetVideoComponents GrowMask HunyuanImageToVideo HyperTile HypernetworkLoader ImageBatch ImageBlend ImageBlur
-ImageColorToMask ImageCompositeMasked ImageCrop ImageFromBatch ImageInvert ImageOnlyCheckpointLoader ImagePadForOutpaint
-ImageQuantize ImageScale ImageScaleBy ImageScaleToMaxDimension ImageScaleToTotalPixels ImageSharpen ImageStitch
-ImageToMask ImageUpscaleWithModel InpaintModelConditioning InstructPixToPixConditioning InvertMask JoinImageWithAlpha
-KSampler KSamplerAdvanced KSamplerSelect KarrasScheduler LTXVConditioning LTXVImgToVideo LTXVScheduler LatentAdd
-LatentBatch LatentBlend LatentComposite LatentCompositeMasked LatentCrop LatentFlip LatentFromBatch LatentInterpolate
-LatentMultiply LatentRotate LatentSubtract LatentUpscale LatentUpscaleBy LoadAudio LoadImage LoadImageMask
-LoadImageOutput LoadLatent LoadVideo LoraLoader LoraLoaderModelOnly MaskComposite MaskPreview MaskToImage Mahiro
-ModelMergeSimple ModelMergeBlocks ModelSamplingAuraFlow ModelSamplingContinuousEDM ModelSamplingDiscrete
-ModelSamplingFlux ModelSamplingLTXV ModelSamplingSD3 ModelSave Morphology PairConditioningSetProperties PatchModelAddDownscale
-PerpNegGuider PerturbedAttentionGuidance PhotoMakerEncode PhotoMakerLoader PolyexponentialScheduler PorterDuffImageComposite
-PreviewAny PreviewAudio PreviewImage PrimitiveBoolean PrimitiveFloat PrimitiveInt PrimitiveString
-PrimitiveStringMultiline QuadrupleCLIPLoader RandomNoise RebatchImages RebatchLatents ReferenceLatent RenormCFG
-RepeatImageBatch RepeatLatentBatch RescaleCFG SDTurboScheduler SDXLRefiner SVD_img2vid_Conditioning SamplerCustom
-SamplerCustomAdvanced SamplerDPMPP_2M_SDE SamplerDPMPP_SDE SamplerEulerAncestral SamplerLCMUpscale SamplerLMS
-SaveAnimatedPNG SaveAnimatedWEBP SaveAudio SaveAudioMP3 SaveAudioOpus SaveImage SaveImageWebsocket SaveLatent
-SaveSVGNode SaveVideo SaveWEBM SelfAttentionGuidance SetLatentNoiseMask SetUnionControlNetType SkipLayerGuidanceDiT
-SkipLayerGuidanceSD3 SolidMask SplitImageWithAlpha SplitSigmas SplitSigmasDenoise StableCascade_EmptyLatentImage
-StableCascade_StageB_Conditioning StyleModelApply StyleModelLoader TextEncodeAceStepAudio TextEncodeQwenImageEdit
-TextEncodeQwenImageEditPlus ThresholdMask TomePatchModel TorchCompileModel TrimVideoLatent TripleCLIPLoader UNETLoader
-UNetCrossAttentionMultiply UNetSelfAttentionMultiply UpscaleModelLoader VAEDecode VAEDecodeAudio VAEDecodeTiled VAEEncode
-VAEEncodeAudio VAEEncodeForInpaint VAEEncodeTiled VAELoader VAESave VPScheduler VideoLinearCFGGuidance
-VideoTriangleCFGGuidance Wan22ImageToVideoLatent WanAnimateToVideo WanCameraEmbedding WanCameraImageToVideo
-WanFirstLastFrameToVideo WanFunControlToVideo WanFunInpaintToVideo WanImageToVideo WanPhantomSubjectToVideo
-WanSoundImageToVideo WanVaceToVideo unCLIPCheckpointLoader unCLIPConditioning
-MarkdownNote Note PrimitiveNode Reroute GroupNode
-";
+/// One on each line, sorted: the names for which ComfyUI's frontend, whose names are made from what a running server
+/// answers to `/object_info`, has texts (`src/locales/en/nodeDefs.json`). Those of its releases 1.17.11, 1.27.10,
+/// 1.34.9 and 1.58.1 together, because old workflows have classes that ComfyUI has given up since.
+const CORE: &str = include_str!("classes.txt");
+/// What the editor draws and no server is asked for.
+const OF_THE_EDITOR: [&str; 5] = ["GroupNode", "MarkdownNote", "Note", "PrimitiveNode", "Reroute"];
 
 /// Whether the class comes with ComfyUI or with its editor.
 pub(super) fn is_known(class: &str) -> bool {
-    KNOWN.split_ascii_whitespace().any(|known| known == class)
+    CORE.lines().chain(OF_THE_EDITOR).any(|known| known == class)
+        // Groups that were made into a node of one workflow.
         || class.starts_with("workflow/")
         || class.starts_with("workflow>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_of_comfyui_are_known_and_no_others() {
+        let lines: Vec<&str> = CORE.lines().collect();
+        assert!(lines.len() > 1000);
+        assert!(lines.windows(2).all(|pair| pair[0].to_lowercase() < pair[1].to_lowercase()), "sorted");
+        assert!(lines.iter().all(|line| !line.is_empty() && line.trim() == *line));
+        for known in
+            ["KSampler", "Epsilon Scaling", "SaveLoRANode", "Reroute", "workflow>mine", "workflow/old"]
+        {
+            assert!(is_known(known), "{known}");
+        }
+        for unknown in ["", "ksampler", "SDXLRefiner", "PlainTint", "KSampler (Efficient)", "Epsilon"] {
+            assert!(!is_known(unknown), "{unknown}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use super::draft::Draft;
 use super::error::ImportError;
 use super::formats::{self, Format};
 use super::report::ImportReport;
-use super::workflow;
+use super::{PackageIndexes, workflow};
 use crate::error::{Origin, VersionsError};
 use crate::source::{SourceError, SourceOptions, registry};
 use crate::spec::{LockedModel, ReadOptions, SpecDocument, VersionId};
@@ -29,6 +29,8 @@ pub struct FileOptions<'a> {
     pub number: Option<usize>,
     /// The core, as `REPO[@REF]`, in place of what the file says.
     pub repo: Option<&'a str>,
+    /// Where packages are installed from.
+    pub indexes: PackageIndexes<'a>,
     /// The version has no Python environment.
     pub skip_python: bool,
     /// Makes no version.
@@ -84,6 +86,7 @@ impl Workspace {
                 draft.finish_with(id, options)
             }
         };
+        options.indexes.put(&mut spec);
         if options.skip_python {
             spec.insert("options".to_owned(), serde_json::json!({ "skip_python": true }));
         }

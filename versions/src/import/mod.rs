@@ -20,6 +20,31 @@ pub use self::install::{EnvironmentChoice, InstallImport, InstallOptions, Overla
 pub use self::report::{ImportReport, LeftOut, Taken};
 
 use cvs_store::RelPath;
+use serde_json::{Map, Value, json};
+
+/// Where the packages of an imported version come from. Neither an environment nor a snapshot tells it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PackageIndexes<'a> {
+    /// In place of the public index.
+    pub url: Option<&'a str>,
+    /// Asked besides it.
+    pub extra: &'a [String],
+}
+
+impl PackageIndexes<'_> {
+    /// Writes them into a spec; a `python` that is no object stays, and is an error when the spec is read.
+    fn put(self, spec: &mut Map<String, Value>) {
+        if self.url.is_none() && self.extra.is_empty() {
+            return;
+        }
+        let python = spec.entry("python").or_insert_with(|| json!({}));
+        let Some(python) = python.as_object_mut() else { return };
+        python.extend(self.url.map(|url| ("index_url".to_owned(), url.into())));
+        if !self.extra.is_empty() {
+            python.insert("extra_index_urls".to_owned(), self.extra.into());
+        }
+    }
+}
 
 /// What no tree holds that is taken as it was found: what git keeps for itself, and what Python makes anew.
 pub(crate) fn left_out_of_trees(path: &RelPath) -> bool {

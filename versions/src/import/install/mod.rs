@@ -24,8 +24,8 @@ use serde_json::{Map, Value, json};
 use self::models::{ModelFile, ModelRoot};
 use self::repos::{Found, Repo};
 use super::error::ImportError;
-use super::left_out_of_trees;
 use super::report::{ImportReport, Taken};
+use super::{PackageIndexes, left_out_of_trees};
 use crate::error::{Origin, VersionsError};
 use crate::source::{NetworkLimits, SourceOptions};
 use crate::spec::{ReadOptions, SpecDocument, VersionId};
@@ -55,6 +55,8 @@ pub struct InstallOptions<'a> {
     pub environment: EnvironmentChoice,
     /// Where it is, if not at one of the usual places.
     pub python: Option<&'a Path>,
+    /// Where its packages are installed from.
+    pub indexes: PackageIndexes<'a>,
     /// More files like `extra_model_paths.yaml`, as given to `--extra-model-paths-config`.
     pub extra_model_paths: &'a [PathBuf],
     /// How models enter the store. The files of core and nodes are copied.
@@ -118,7 +120,8 @@ impl Workspace {
             report: ImportReport::default(),
             tracked: BTreeSet::new(),
         };
-        let spec = importer.run(id)?;
+        let mut spec = importer.run(id)?;
+        options.indexes.put(&mut spec);
         let report = importer.report;
         let written = ["input", "output", "user"].map(|name| OverlaySource { name, dir: root.join(name) });
         let written = written.into_iter().filter(|source| source.dir.is_dir()).collect();
@@ -326,6 +329,8 @@ impl Importer<'_> {
                 self.report.leave_out(entry.path(), "a log");
             } else if Some(entry.path()) == home {
                 self.report.leave_out(entry.path(), "the home of cvs");
+            } else if name == "temp" && entry.path().is_dir() {
+                self.report.leave_out(entry.path(), "ComfyUI empties it whenever it starts");
             }
         }
         Ok(tree)
