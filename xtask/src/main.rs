@@ -8,6 +8,7 @@
 mod bench;
 mod demo;
 mod failure;
+mod fuzz;
 mod lab;
 mod posix;
 mod project;
@@ -28,12 +29,14 @@ usage: cargo xtask COMMAND
   setup [--check]            install what the project needs on Debian or Ubuntu; --check only looks
   test [--long] [FILTER...]  every check and every test; with FILTERs, only the tests whose names match
   demo [--repo URL[@REF]]    the main job, end to end, on the tests' own ComfyUI or on the one at URL
-  bench [--runs N] [--quick] [--version ID] [NAME...|fs:PART...]
+  bench [--runs N] [--quick] [--version ID] [--size GIB] [NAME...|fs:PART...]
                              compare with what people use today; without NAMEs, all of them; `run` can start
-                             a version of yours
+                             a version of yours, `import` takes GIB for the size of its install
   posix [--quick] [--no-peers] [--seconds N] [SUITE...]
                              public POSIX suites on a mount and on other filesystems; without SUITEs, all of
                              them; N seconds for each stressor; needs root
+  fuzz [--seconds N] [TARGET...]
+                             fuzz the parsers of what comes from outside, each for a minute or N seconds
   tidy                       the repository's own rules
 ";
 
@@ -61,6 +64,7 @@ fn dispatch(command: &str, args: &[String]) -> Outcome {
         "demo" => demo::run(&project, args),
         "bench" => bench::run(&project, args),
         "posix" => posix::run(&project, args),
+        "fuzz" => fuzz::run(&project, args),
         "tidy" => tidy::run(&project, args),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");

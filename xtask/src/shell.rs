@@ -102,6 +102,17 @@ pub(crate) enum Stream {
 
 /// Runs with our own streams while `line` sees every line of one of them.
 pub(crate) fn tee(cmd: &mut Command, stream: Stream, mut line: impl FnMut(&str)) -> Outcome<ExitStatus> {
+    listen(cmd, stream, |text| {
+        match stream {
+            Stream::Stdout => println!("{text}"),
+            Stream::Stderr => eprintln!("{text}"),
+        }
+        line(text);
+    })
+}
+
+/// Runs with our own streams but one, whose lines go to `line` alone.
+pub(crate) fn listen(cmd: &mut Command, stream: Stream, mut line: impl FnMut(&str)) -> Outcome<ExitStatus> {
     match stream {
         Stream::Stdout => cmd.stdout(Stdio::piped()),
         Stream::Stderr => cmd.stderr(Stdio::piped()),
@@ -115,12 +126,7 @@ pub(crate) fn tee(cmd: &mut Command, stream: Stream, mut line: impl FnMut(&str))
     let mut pipe = BufReader::new(pipe);
     let mut bytes = Vec::new();
     while pipe.read_until(b'\n', &mut bytes).doing(|| format!("reading from `{}`", shown(cmd)))? > 0 {
-        let text = String::from_utf8_lossy(&bytes);
-        match stream {
-            Stream::Stdout => print!("{text}"),
-            Stream::Stderr => eprint!("{text}"),
-        }
-        line(text.trim_end());
+        line(String::from_utf8_lossy(&bytes).trim_end());
         bytes.clear();
     }
     child.wait().doing(|| format!("waiting for `{}`", shown(cmd)))

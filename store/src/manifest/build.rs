@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::format::{self, Record};
+use super::read::{EntryKind, Manifest};
 use crate::error::ManifestError;
 use crate::id::BlobId;
 use crate::relpath::RelPath;
@@ -31,6 +32,30 @@ impl ManifestBuilder {
     pub fn new() -> Self {
         let root = Node::Dir { mode: 0o755, explicit: false, children: Vec::new() };
         Self { nodes: vec![(Box::default(), 0, root)], dirs: HashMap::from([(RelPath::root(), 0)]) }
+    }
+
+    /// A builder that holds what a checked manifest says of itself.
+    #[doc(hidden)]
+    pub fn of(manifest: &Manifest) -> Result<Self, ManifestError> {
+        let unchecked = || ManifestError::Malformed("an entry that is not whole");
+        let mut builder = Self::new();
+        builder.dir(&RelPath::root(), manifest.root().ok_or_else(unchecked)?.mode())?;
+        for (path, entry) in manifest.walk() {
+            match entry.kind() {
+                EntryKind::Dir => builder.dir(&path, entry.mode())?,
+                EntryKind::Symlink => {
+                    builder.symlink(&path, manifest.symlink_target(&entry).ok_or_else(unchecked)?)?;
+                }
+                EntryKind::File if entry.link_group() != entry.index() => {
+                    builder.hard_link(&path, &manifest.path(entry.link_group()).ok_or_else(unchecked)?)?;
+                }
+                EntryKind::File => {
+                    let blob = manifest.blob(&entry).ok_or_else(unchecked)?;
+                    builder.file(&path, entry.mode(), entry.size(), blob)?;
+                }
+            }
+        }
+        Ok(builder)
     }
 
     /// Adds a directory, or sets the mode of one that exists as a parent of something.

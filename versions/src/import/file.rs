@@ -63,12 +63,7 @@ impl Workspace {
     ) -> Result<FileImport, VersionsError> {
         let content = read(path)?;
         let bad = |reason: String| ImportError::Description { path: path.to_owned(), reason };
-        let format = match (options.format, &content) {
-            (Some(format), _) => format,
-            (None, Content::Workflows(_)) => Format::Workflow,
-            (None, Content::Text(value)) => formats::detect(value)
-                .ok_or_else(|| bad("it is no snapshot, lock, spec or workflow that is known".to_owned()))?,
-        };
+        let format = options.format.map_or_else(|| content.format(), Ok).map_err(bad)?;
         let origin = Origin::Named(format!("the import of {}", path.display()));
         let (mut spec, report) = match (format, content) {
             (Format::Workflow, content) => {
@@ -99,18 +94,7 @@ impl Workspace {
     }
 
     fn workflow(&self, content: Content, options: &FileOptions<'_>) -> Result<Draft, String> {
-        let documents = match content {
-            Content::Text(value) => vec![value],
-            Content::Workflows(documents) => documents,
-        };
-        let parsed: Vec<Value> = documents
-            .iter()
-            .map(|document| match Document::from_value(document.clone()) {
-                Ok(Document::Prompt(prompt)) => Ok(Value::Object(prompt.into_object())),
-                Ok(Document::Graph(graph)) => Ok(Value::Object(graph.as_object().clone())),
-                Err(error) => Err(error.to_string()),
-            })
-            .collect::<Result<_, _>>()?;
+        let parsed = content.workflows()?;
         let roots = self.versions().roots().map_err(|error| error.to_string())?;
         let known: Vec<LockedModel> =
             roots.into_iter().filter_map(|root| root.lock).flat_map(|lock| lock.models).collect();
@@ -122,9 +106,6 @@ impl Workspace {
         };
         let repository = |id: &str| registry::repository(id, &source).ok().flatten();
         let mut draft = workflow::read(&parsed, &known, &repository);
-        // What ran is what runs again: the prompt, where there are both.
-        let is_prompt = |value: &&Value| value.get("nodes").is_none_or(|nodes| !nodes.is_array());
-        draft.workflow = parsed.iter().find(is_prompt).or(parsed.first()).cloned();
         look_up(&mut draft, options);
         Ok(draft)
     }
@@ -194,6 +175,47 @@ enum Content {
     Workflows(Vec<Value>),
 }
 
+impl Content {
+    /// Which format it has.
+    fn format(&self) -> Result<Format, String> {
+        match self {
+            Content::Workflows(_) => Ok(Format::Workflow),
+            Content::Text(value) => formats::detect(value)
+                .ok_or_else(|| "it is no snapshot, lock, spec or workflow that is known".to_owned()),
+        }
+    }
+
+    /// The workflows in it, each in its own format.
+    fn workflows(self) -> Result<Vec<Value>, String> {
+        let documents = match self {
+            Content::Text(value) => vec![value],
+            Content::Workflows(documents) => documents,
+        };
+        let parsed = documents.into_iter().map(|document| match Document::from_value(document) {
+            Ok(Document::Prompt(prompt)) => Ok(Value::Object(prompt.into_object())),
+            Ok(Document::Graph(graph)) => Ok(Value::Object(graph.as_object().clone())),
+            Err(error) => Err(error.to_string()),
+        });
+        parsed.collect()
+    }
+}
+
+/// What `file` says as the spec `id`, with nobody asked: neither the Registry nor the versions that are here. Fuzzing
+/// enters here.
+#[doc(hidden)]
+pub fn describe(file: &mut (impl Read + Seek), id: &VersionId) -> Result<SpecDocument, String> {
+    let content = content(file).map_err(|error| error.to_string())??;
+    let spec = match (content.format()?, content) {
+        (Format::Workflow, content) => workflow::read(&content.workflows()?, &[], &|_| None).finish(id).0,
+        (Format::Spec, Content::Text(value)) => renamed(value, id)?,
+        (format, Content::Text(value)) => formats::read(format, &value, None)?.finish(id).0,
+        (_, Content::Workflows(_)) => return Err("a picture holds nothing but a workflow".to_owned()),
+    };
+    let origin = Origin::Named("what a file says".to_owned());
+    SpecDocument::from_root(spec, origin, id, ReadOptions::default()).map_err(|error| error.to_string())
+}
+
+/// What the file at `path` holds.
 fn read(path: &Path) -> Result<Content, ImportError> {
     let failed = |error| ImportError::io("read", path, error);
     let bad = |reason: String| ImportError::Description { path: path.to_owned(), reason };
@@ -201,27 +223,32 @@ fn read(path: &Path) -> Result<Content, ImportError> {
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(bad("neither a file nor a directory".to_owned()));
     }
+    content(&mut file).map_err(failed)?.map_err(bad)
+}
+
+/// What `file` holds, or what is wrong with it.
+fn content(file: &mut (impl Read + Seek)) -> io::Result<Result<Content, String>> {
     let mut head = [0; 12];
-    let count = read_up_to(&mut file, &mut head).map_err(failed)?;
-    file.rewind().map_err(failed)?;
+    let count = read_up_to(file, &mut head)?;
+    file.rewind()?;
     let mut bytes = Vec::new();
     if head.get(4..8) == Some(b"ftyp") && count >= 8 {
-        bytes = movie(&mut file).map_err(failed)?;
+        bytes = movie(file)?;
     } else {
-        file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+        file.take(LARGEST + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > LARGEST {
-            return Err(bad(format!("it has more than {LARGEST} bytes")));
+            return Ok(Err(format!("it has more than {LARGEST} bytes")));
         }
     }
-    let Some(texts) = embedded::texts(&bytes) else { return text(&bytes).map(Content::Text).map_err(bad) };
+    let Some(texts) = embedded::texts(&bytes) else { return Ok(text(&bytes).map(Content::Text)) };
     let find = |key: &str| {
         texts.iter().find(|(name, _)| name == key).and_then(|(_, text)| serde_json::from_str(text).ok())
     };
     let documents: Vec<Value> = ["workflow", "prompt"].into_iter().filter_map(find).collect();
-    match documents.is_empty() {
-        true => Err(bad("a picture or video that holds no workflow".to_owned())),
+    Ok(match documents.is_empty() {
+        true => Err("a picture or video that holds no workflow".to_owned()),
         false => Ok(Content::Workflows(documents)),
-    }
+    })
 }
 
 /// JSON, or else YAML.
@@ -244,8 +271,8 @@ fn text(bytes: &[u8]) -> Result<Value, String> {
 }
 
 /// The first box of an MP4 and its `moov`; the pictures between them are passed over.
-fn movie(file: &mut File) -> io::Result<Vec<u8>> {
-    let end = file.metadata()?.len();
+fn movie(file: &mut (impl Read + Seek)) -> io::Result<Vec<u8>> {
+    let end = file.seek(SeekFrom::End(0))?;
     let (mut kept, mut at) = (Vec::new(), 0);
     // Each box is passed in one step, and no film has more.
     for _ in 0..100_000 {
@@ -274,7 +301,7 @@ fn movie(file: &mut File) -> io::Result<Vec<u8>> {
     Ok(kept)
 }
 
-fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_up_to(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
     while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
         match file.read(rest) {

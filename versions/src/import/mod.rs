@@ -14,6 +14,8 @@ mod report;
 mod workflow;
 
 pub use self::error::ImportError;
+#[doc(hidden)]
+pub use self::file::describe;
 pub use self::file::{FileImport, FileOptions};
 pub use self::formats::Format;
 pub use self::install::{EnvironmentChoice, InstallImport, InstallOptions, OverlaySource};

@@ -51,6 +51,9 @@ pub(super) fn read(
         );
     }
     models(&found, known, &mut draft);
+    // What ran is what runs again: the prompt, where there are both.
+    let is_prompt = |value: &&Value| value.get("nodes").is_none_or(|nodes| !nodes.is_array());
+    draft.workflow = documents.iter().find(is_prompt).or(documents.first()).cloned();
     draft
 }
 

@@ -7,7 +7,6 @@ mod pickle;
 mod safetensors;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use serde::Serialize;
@@ -118,6 +117,8 @@ impl From<io::Error> for Broken {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::Rule("it ends too early".to_owned()),
+            // What the system did not say, a decoder did.
+            _ if error.raw_os_error().is_none() => Self::Rule(format!("it cannot be unpacked: {error}")),
             _ => Self::Io(error),
         }
     }
@@ -128,11 +129,7 @@ fn broken<T>(reason: impl Into<String>) -> Result<T, Broken> {
 }
 
 /// Tells what `file` is; `name` says what it is meant to be.
-pub fn inspect(file: &mut File, name: &str) -> io::Result<ModelInfo> {
-    inspect_bytes(file, name)
-}
-
-fn inspect_bytes(file: &mut (impl Read + Seek), name: &str) -> io::Result<ModelInfo> {
+pub fn inspect(file: &mut (impl Read + Seek), name: &str) -> io::Result<ModelInfo> {
     let size = file.seek(SeekFrom::End(0))?;
     file.seek(SeekFrom::Start(0))?;
     let mut start = Vec::with_capacity(MAGIC);

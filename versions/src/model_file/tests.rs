@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn look(bytes: &[u8], name: &str) -> ModelInfo {
-    inspect_bytes(&mut Cursor::new(bytes), name).unwrap()
+    inspect(&mut Cursor::new(bytes), name).unwrap()
 }
 
 fn says(bytes: &[u8], name: &str) -> Vec<String> {
@@ -209,6 +209,10 @@ fn a_pickle_in_a_zip_file_is_found() {
     assert_eq!(says(&zipped("archive/data.pkl", b"\x80\x02N."), "x.pth"), [""; 0]);
     assert_eq!(says(&zipped("notes.txt", b""), "x.pth"), ["it is a zip file without a pickle"]);
     assert_eq!(says(&bad[..bad.len() / 2], "x.pth").len(), 1);
+    // What does not unpack is a fault of the file, not of the disk.
+    let larger = include_bytes!("../../../tests/fuzz/corpus/pickle/zip-larger-than-declared");
+    let said = says(larger, "x.pth");
+    assert!(said.iter().any(|text| text.starts_with("it cannot be unpacked: ")), "{said:?}");
 }
 
 proptest! {

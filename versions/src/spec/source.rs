@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use cvs_store::check_name;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
@@ -120,14 +121,15 @@ impl ModelSource {
         }
     }
 
-    /// The name that the file has at its source; none where only the server knows it.
+    /// The name that the file has at its source, fit for a file; none where only the server knows it.
     pub fn file_name(&self) -> Option<String> {
-        let last = |path: &str| path.rsplit('/').next().filter(|name| !name.is_empty()).map(str::to_owned);
+        let fit = |name: &&str| check_name(name.as_bytes()).is_ok();
+        let last = |path: &str| path.rsplit('/').next().filter(fit).map(str::to_owned);
         match self {
             Self::Local(path) => Some(path.file_name()?.to_str()?.to_owned()),
             Self::Hub(file) => last(&file.path),
             // Without an extension it is an endpoint such as `/download`, not the name of a model.
-            Self::Http(url) => last(url.path()).map(|name| decode(&name)).filter(|name| name.contains('.')),
+            Self::Http(url) => last(&decode(url.path())).filter(|name| name.contains('.')),
             Self::Bucket(file) => last(&file.key),
             Self::Civitai(_) => None,
         }
@@ -383,6 +385,8 @@ mod tests {
             ("https://h/x.bin?key=1&sig=t", "https://h/x.bin?key=1&sig=***", Some("x.bin")),
             ("HTTPS://Host:443/a%20b.bin#x", "https://host/a%20b.bin", Some("a b.bin")),
             ("http://127.0.0.1:80/x.bin?a=b", "http://127.0.0.1/x.bin?a=b", Some("x.bin")),
+            ("https://h/r/vae%2Fx.bin", "https://h/r/vae%2Fx.bin", Some("x.bin")),
+            ("https://h/x.bin%2F..", "https://h/x.bin%2F..", None),
             ("https://h/api/download", "https://h/api/download", None),
             ("file:///a%20b.bin", "file:/a b.bin", Some("a b.bin")),
             ("/a%20b.bin", "file:/a%20b.bin", Some("a%20b.bin")),

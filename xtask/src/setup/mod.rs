@@ -93,19 +93,24 @@ const PJDFSTEST: Tool = Tool { name: "pjdfstest", version: "0.2.2", features: ""
 /// A server that speaks as S3 does, over a directory.
 const S3S_FS: Tool = Tool { name: "s3s-fs", version: "0.14.1", features: "binary" };
 
+/// Builds and runs programs with libFuzzer.
+const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2", features: "" };
+
 /// What a command is about to do, and therefore what must be there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Test,
     Bench,
     Posix,
+    Fuzz,
     All,
 }
 
 impl Purpose {
     fn needs(self) -> impl Iterator<Item = &'static Need> {
-        let peers: &[Need] = if self == Purpose::Test { &[] } else { PEERS };
-        let suites: &[Need] = if self == Purpose::Bench { &[] } else { SUITES };
+        let compares = !matches!(self, Purpose::Test | Purpose::Fuzz);
+        let peers: &[Need] = if compares { PEERS } else { &[] };
+        let suites: &[Need] = if matches!(self, Purpose::Bench | Purpose::Fuzz) { &[] } else { SUITES };
         let benches = matches!(self, Purpose::Bench | Purpose::All);
         let downloaders: &[Need] = if benches { DOWNLOADERS } else { &[] };
         NEEDS.iter().chain(peers).chain(downloaders).chain(suites)
@@ -113,7 +118,7 @@ impl Purpose {
 
     /// Whether ComfyUI is run, and so uv and the wheels are needed.
     fn runs_python(self) -> bool {
-        self != Purpose::Posix
+        !matches!(self, Purpose::Posix | Purpose::Fuzz)
     }
 
     fn has_browser(self) -> bool {
@@ -125,7 +130,8 @@ impl Purpose {
             Purpose::Test => &[FSX, PJDFSTEST, S3S_FS],
             Purpose::Bench => &[B3SUM],
             Purpose::Posix => &[FSX, PJDFSTEST],
-            Purpose::All => &[FSX, B3SUM, PJDFSTEST, S3S_FS],
+            Purpose::Fuzz => &[CARGO_FUZZ],
+            Purpose::All => &[FSX, B3SUM, PJDFSTEST, S3S_FS, CARGO_FUZZ],
         }
     }
 }

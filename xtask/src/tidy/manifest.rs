@@ -24,6 +24,7 @@ const CRATES: &[Crate] = &[
         may_use_in_tests: &["cvs-tests"],
     },
     Crate { dir: "tests", may_use: &[], may_use_in_tests: &[] },
+    Crate { dir: "tests/fuzz", may_use: &["cvs-store", "cvs-versions"], may_use_in_tests: &[] },
     Crate { dir: "xtask", may_use: &[], may_use_in_tests: &[] },
 ];
 
