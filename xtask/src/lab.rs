@@ -18,6 +18,7 @@ pub(crate) struct Lab {
     runs: usize,
     version: Option<String>,
     parts: Vec<String>,
+    gib: Option<u64>,
 }
 
 impl Lab {
@@ -37,7 +38,7 @@ impl Lab {
         let dir = dir.canonicalize().doing(|| format!("resolving {}", dir.display()))?;
         let cvs = std::env::var_os("CVS_BIN").map_or_else(|| project.release("cvs"), PathBuf::from);
         let (root, tools) = (project.root().to_path_buf(), project.tools().join("bin"));
-        let lab = Lab { root, cvs, tools, dir, quick, runs: 1, version: None, parts: Vec::new() };
+        let lab = Lab { root, cvs, tools, dir, quick, runs: 1, version: None, parts: Vec::new(), gib: None };
         lab.clear();
         Ok(lab)
     }
@@ -58,6 +59,17 @@ impl Lab {
     pub(crate) fn with_parts(mut self, parts: Vec<String>) -> Lab {
         self.parts = parts;
         self
+    }
+
+    /// Has a benchmark whose size is the caller's choice take this many GiB.
+    pub(crate) fn with_gib(mut self, gib: Option<u64>) -> Lab {
+        self.gib = gib;
+        self
+    }
+
+    /// The size that the caller chose.
+    pub(crate) fn gib(&self) -> Option<u64> {
+        self.gib
     }
 
     /// The parts to measure; all of them, when it is empty.

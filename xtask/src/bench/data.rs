@@ -39,7 +39,8 @@ pub(super) fn models(lab: &Lab, size: u64) -> Outcome<PathBuf> {
     })
 }
 
-fn incompressible(file: &Path, size: u64) -> std::io::Result<()> {
+/// Writes `size` bytes that do not compress; files of other sizes have other bytes.
+pub(super) fn incompressible(file: &Path, size: u64) -> std::io::Result<()> {
     let mut random = Random::new(size);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(file)?);
     let mut left = size as usize;

@@ -12,6 +12,7 @@ mod data;
 mod disk;
 mod download;
 mod fs;
+mod import;
 mod ingest;
 mod machine;
 mod measure;
@@ -42,6 +43,11 @@ const BENCHES: &[Bench] = &[
         about: "a model of 4 GiB from nginx on loopback, against aria2c and curl",
         run: download::run,
     },
+    Bench {
+        name: "import",
+        about: "an install of 20 GiB, or what fits twice, from the disk, against b3sum",
+        run: import::run,
+    },
     Bench { name: "read", about: "reading a 4 GiB file through the mount", run: read::run },
     Bench { name: "walk", about: "listing and reading 30,000 files through the mount", run: walk::run },
     Bench { name: "mount", about: "time to mount, and memory, by number of entries", run: mount::run },
@@ -61,12 +67,14 @@ const BENCHES: &[Bench] = &[
     Bench { name: "check", about: "gc --dry-run and fsck over 100,000 objects", run: check::run },
 ];
 
-const USAGE: &str = "usage: cargo xtask bench [--runs N] [--quick] [--version ID] [NAME...|fs:PART...]";
+const USAGE: &str =
+    "usage: cargo xtask bench [--runs N] [--quick] [--version ID] [--size GIB] [NAME...|fs:PART...]";
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
     let mut runs = None;
     let mut quick = false;
     let mut version = None;
+    let mut gib = None;
     let (mut names, mut parts) = (Vec::new(), Vec::new());
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -80,6 +88,10 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
                 Some(id) => version = Some(id.clone()),
                 None => fail!(usage, "--version takes a version of yours, which `run` starts; {USAGE}"),
             },
+            "--size" => match args.next().and_then(|n| n.parse().ok()) {
+                Some(n) if n > 0 => gib = Some(n),
+                _ => fail!(usage, "--size takes a number of GiB, the size of what `import` imports; {USAGE}"),
+            },
             name if BENCHES.iter().any(|b| b.name == name) => names.push(name),
             part if fs::parts().any(|name| part.strip_prefix("fs:") == Some(name)) => {
                 names.push("fs");
@@ -92,7 +104,7 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Outcome {
     Lab::build(project)?;
 
     let lab = Lab::open(project, "bench", quick)?.with_runs(runs.unwrap_or(if quick { 1 } else { 5 }));
-    let lab = lab.with_version(version).with_parts(parts);
+    let lab = lab.with_version(version).with_parts(parts).with_gib(gib);
     println!("{}", machine::facts(&lab)?);
     let mut failed = Vec::new();
     for bench in BENCHES.iter().filter(|b| names.is_empty() || names.contains(&b.name)) {
