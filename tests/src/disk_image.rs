@@ -3,10 +3,16 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::Missing;
+use crate::wait::wait_until;
+
+/// How long a filesystem may stay in use that no process is seen to use.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A disk. Dropping it unmounts it and gives the loop device back; the file stays.
 pub struct DiskImage {
@@ -46,20 +52,36 @@ impl DiskImage {
         self.mounted = Some(at.to_owned());
     }
 
-    /// Unmounts it.
+    /// Unmounts it; when this returns, the filesystem is no more. Panics with who has something open on it.
     #[track_caller]
     pub fn unmount(&mut self) {
-        if let Some(at) = self.mounted.take() {
-            umount2(&at, MntFlags::empty())
-                .unwrap_or_else(|error| panic!("unmounting {}: {error}", at.display()));
-        }
+        let Some(at) = self.mounted.take() else { return };
+        // What a process had mapped goes with its address space, and whoever reads its environment, command line or maps
+        // in /proc holds that, for some time after the process itself is gone.
+        wait_until(PATIENCE, "a filesystem that no process uses can be unmounted", || {
+            match umount2(&at, MntFlags::empty()) {
+                Ok(()) => true,
+                Err(Errno::EBUSY) => {
+                    let users = users(&at);
+                    assert!(users.is_empty(), "{} is used by {users:?}", at.display());
+                    false
+                }
+                Err(error) => panic!("unmounting {}: {error}", at.display()),
+            }
+        });
+        // Where others have copied the tree of mounts for themselves, the filesystem stays for as long as they do.
+        wait_until(PATIENCE, "an unmounted filesystem ends", || !self.state().exists());
+    }
+
+    /// What the kernel shows of the filesystem while it is mounted.
+    fn state(&self) -> PathBuf {
+        Path::new("/sys/fs/ext4").join(self.device.file_name().unwrap_or_default())
     }
 
     /// Lets ext4 find an error, as on a disk that fails.
     #[track_caller]
     pub fn trigger_error(&self) {
-        let name = self.device.file_name().unwrap_or_default();
-        let path = Path::new("/sys/fs/ext4").join(name).join("trigger_fs_error");
+        let path = self.state().join("trigger_fs_error");
         fs::write(&path, "1").unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
     }
 
@@ -70,6 +92,17 @@ impl DiskImage {
         let output =
             Command::new("e2fsck").args(["-f", "-p"]).arg(&self.device).output().expect("starting e2fsck");
         assert!(matches!(output.status.code(), Some(0 | 1)), "{output:?}");
+    }
+
+    /// Unmounts it and gives the loop device back: nobody has the file open when this returns.
+    #[track_caller]
+    pub fn detach(mut self) {
+        self.unmount();
+        let name = self.device.file_name().unwrap_or_default().to_owned();
+        drop(self);
+        // Who else looked at the device, as udev does, gives it back last.
+        let bound = Path::new("/sys/block").join(name).join("loop/backing_file");
+        wait_until(PATIENCE, "a loop device is given back", || !bound.exists());
     }
 
     /// The file.
@@ -85,6 +118,27 @@ impl Drop for DiskImage {
         }
         let _ = Command::new("losetup").arg("--detach").arg(&self.device).stderr(Stdio::null()).status();
     }
+}
+
+/// The processes that have something below a directory open, mapped, or as their place, and what it is.
+fn users(dir: &Path) -> Vec<String> {
+    let below = |path: &Path| path.starts_with(dir);
+    let links = |process: &Path| {
+        let fds = fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
+        let places = ["cwd", "root", "exe"].map(|name| process.join(name));
+        fds.chain(places).filter_map(|link| fs::read_link(link).ok()).collect::<Vec<_>>()
+    };
+    let mut found = Vec::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        let what = links(&process).into_iter().filter(|path| below(path));
+        found.extend(what.map(|path| format!("{} {} {}", process.display(), name.trim(), path.display())));
+        let maps = fs::read_to_string(process.join("maps")).unwrap_or_default();
+        if maps.contains(&*dir.to_string_lossy()) {
+            found.push(format!("{} {} maps", process.display(), name.trim()));
+        }
+    }
+    found
 }
 
 fn run(command: &mut Command) -> Result<String, Missing> {

@@ -23,6 +23,7 @@ mod mounted;
 mod mounts;
 mod ordinary;
 mod posix;
+mod power_loss;
 mod programs;
 mod python_env;
 mod run_handler;
