@@ -183,6 +183,19 @@ impl Lab {
         fs::create_dir_all(dir).doing(|| format!("making {}", dir.display()))
     }
 
+    /// A directory with a filesystem of its own, of the type that holds most of what people have. Needs root.
+    pub(crate) fn filesystem(&self, name: &str) -> Outcome<PathBuf> {
+        /// More than anybody writes; what is not written takes no room.
+        const SIZE: u64 = 16 << 30;
+        let at = self.work(name)?;
+        let image = at.with_extension("img");
+        let file = fs::File::create(&image).doing(|| format!("making {}", image.display()))?;
+        file.set_len(SIZE).doing(|| format!("growing {}", image.display()))?;
+        shell::quiet(self.command("mkfs.ext4").arg("-q").arg(&image))?;
+        shell::quiet(self.command("mount").args(["-o", "loop"]).arg(&image).arg(&at))?;
+        Ok(at)
+    }
+
     /// Mounts a version and says where.
     pub(crate) fn mount(&self, id: &str, options: &[&str]) -> Outcome<PathBuf> {
         let at = self.work("mnt")?.join(id);

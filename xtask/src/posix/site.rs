@@ -68,15 +68,9 @@ pub(super) fn sites(lab: &Lab, peers: bool) -> Outcome<Vec<Site>> {
     Ok(sites)
 }
 
-/// A filesystem in a file, with a copy of the tree.
+/// A filesystem with a copy of the tree.
 fn native(lab: &Lab, source: &Path) -> Outcome<PathBuf> {
-    /// More than any suite writes; what is not written takes no room.
-    const SIZE: u64 = 16 << 30;
-    let (image, root) = (lab.dir().join("work").join("native.img"), lab.work("native")?);
-    let file = fs::File::create(&image).doing(|| format!("making {}", image.display()))?;
-    file.set_len(SIZE).doing(|| format!("growing {}", image.display()))?;
-    shell::quiet(lab.command("mkfs.ext4").arg("-q").arg(&image))?;
-    shell::quiet(lab.command("mount").args(["-o", "loop"]).arg(&image).arg(&root))?;
+    let root = lab.filesystem("native")?;
     shell::quiet(lab.command("cp").arg("-a").arg(source.join(".")).arg(&root))?;
     Ok(root)
 }

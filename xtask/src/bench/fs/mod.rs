@@ -36,7 +36,7 @@ pub(super) fn parts() -> impl Iterator<Item = &'static str> {
 }
 
 /// Below this much free space the large file is one of 1 GiB: there are up to five of it at a time.
-const ROOMY: u64 = 40 << 30;
+const ROOMY: u64 = 30 << 30;
 
 pub(super) fn run(lab: &Lab) -> Outcome {
     let parts = lab.parts();

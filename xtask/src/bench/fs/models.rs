@@ -1,6 +1,6 @@
 //! A large file in models/: in order, by mmap, at random; cold and warm; and how often it is in memory.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use crate::bench::measure::{clock, kib};
 use crate::bench::read::MMAP;
 use crate::failure::{Doing, Outcome, fail};
 use crate::lab::Lab;
+use crate::shell;
 use crate::table::bytes;
 
 const THREADS: u64 = 4;
@@ -26,6 +27,8 @@ pub(super) fn run(lab: &Lab, report: &mut Report) -> Outcome {
     if !forms {
         report.note("This cvs has no models connection: there is one form.".to_owned());
     }
+    ingest(lab, "blocks", &source)?;
+    let source = same_blocks(lab, size)?;
     let places = places(lab, "model", &source, forms)?;
     let of = bytes(size);
     let file = |place: &Place<'_>| model_in(place.path());
@@ -67,6 +70,21 @@ pub(super) fn run(lab: &Lab, report: &mut Report) -> Outcome {
     Ok(())
 }
 
+/// A tree with one file, which is the object that `cvs` shows: where on a disk a file lies can be worth half its speed.
+fn same_blocks(lab: &Lab, size: u64) -> Outcome<PathBuf> {
+    let source = lab.work("same-blocks")?;
+    let found = shell::output(lab.command("find").arg(lab.home()).args([
+        "-type",
+        "f",
+        "-size",
+        &format!("{size}c"),
+    ]))?;
+    let Some(object) = found.lines().next() else { fail!("the store has no object of {size} bytes") };
+    lab.empty(&source.join("models"))?;
+    fs::hard_link(object, model_in(&source)).doing(|| format!("linking {object}"))?;
+    Ok(source)
+}
+
 /// What two versions that have the same file keep in memory.
 fn share(
     lab: &Lab,
@@ -96,11 +114,13 @@ fn share(
         "≤ 1.05",
         copies(one) <= 1.05,
     );
+    // Without passthrough each mount has pages of its own.
+    let most = if form == Form::Cvs { 1.05 } else { 2.1 };
     report.figure(
         format!("copies in memory after reading through two mounts{suffix}"),
         format!("{:.2}", copies(both)),
-        "≤ 1.05",
-        copies(both) <= 1.05,
+        &format!("≤ {most}"),
+        copies(both) <= most,
     );
     // From one version to the other.
     let mut samples = Vec::new();
