@@ -12,9 +12,9 @@ use std::time::SystemTime;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, INodeNo, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use crate::convert::{file_attr, file_type, no_entry, set_time};
@@ -22,7 +22,6 @@ use crate::error::FsError;
 use crate::form::Form;
 use crate::overlay::Overlay;
 use crate::reply::{FOREVER, GENERATION, empty, guard, guard_part, xattr};
-use crate::steer::Steer;
 use crate::types::{Attr, Caller, Kind, Make, RenameMode, SetAttr};
 
 thread_local! {
@@ -33,7 +32,6 @@ thread_local! {
 pub(crate) struct Adapter<F> {
     pub(crate) overlay: Arc<Overlay>,
     pub(crate) form: F,
-    pub(crate) steer: Steer,
 }
 
 impl<F: Form> Adapter<F> {
@@ -76,8 +74,7 @@ impl<F: Form> Filesystem for Adapter<F> {
         self.form.init(config)
     }
 
-    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.steer.follow(request.pid(), 0);
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = guard("lookup", parent.0, || {
             match self.form.dir(parent).and_then(|dir| self.overlay.lookup(dir, name.as_bytes())) {
                 Ok(attr) => Ok(Some(attr)),
@@ -99,8 +96,7 @@ impl<F: Form> Filesystem for Adapter<F> {
         });
     }
 
-    fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.steer.follow(request.pid(), 0);
+    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         match guard("getattr", ino.0, || self.overlay.getattr(self.form.node(ino))) {
             Ok(attr) => reply.attr(&self.form.keep(attr.ino), &self.attr(&attr)),
             Err(errno) => reply.error(errno),
@@ -125,7 +121,6 @@ impl<F: Form> Filesystem for Adapter<F> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.steer.follow(request.pid(), 0);
         let change = SetAttr {
             perm: mode.map(|m| m & 0o7777),
             uid,
@@ -182,8 +177,7 @@ impl<F: Form> Filesystem for Adapter<F> {
         self.entry(self.make(request, parent, name, what, 0o777), reply);
     }
 
-    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.steer.follow(request.pid(), 0);
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let done = guard("unlink", parent.0, || self.overlay.unlink(self.form.dir(parent)?, name.as_bytes()));
         empty(done, reply);
     }
@@ -199,7 +193,7 @@ impl<F: Form> Filesystem for Adapter<F> {
 
     fn rename(
         &self,
-        request: &Request,
+        _request: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -207,7 +201,6 @@ impl<F: Form> Filesystem for Adapter<F> {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.steer.follow(request.pid(), 0);
         let done = guard("rename", parent.0, || {
             let mode = match flags {
                 RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
@@ -238,7 +231,7 @@ impl<F: Form> Filesystem for Adapter<F> {
 
     fn read(
         &self,
-        request: &Request,
+        _request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -247,7 +240,6 @@ impl<F: Form> Filesystem for Adapter<F> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.steer.follow(request.pid(), size as usize);
         BUFFER.with_borrow_mut(|buffer| {
             let size = size as usize;
             if buffer.len() < size {
@@ -263,7 +255,7 @@ impl<F: Form> Filesystem for Adapter<F> {
 
     fn write(
         &self,
-        request: &Request,
+        _request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -273,7 +265,6 @@ impl<F: Form> Filesystem for Adapter<F> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.steer.follow(request.pid(), data.len());
         let unprivileged = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         match guard("write", ino.0, || self.overlay.write_at(self.form.node(ino), offset, data, unprivileged))
         {
@@ -310,8 +301,7 @@ impl<F: Form> Filesystem for Adapter<F> {
         reply.ok();
     }
 
-    fn fsync(&self, request: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.steer.follow(request.pid(), 0);
+    fn fsync(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         empty(guard("fsync", ino.0, || self.overlay.fsync(self.form.node(ino), datasync)), reply);
     }
 
@@ -343,13 +333,12 @@ impl<F: Form> Filesystem for Adapter<F> {
 
     fn readdirplus(
         &self,
-        request: &Request,
+        _request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.steer.follow(request.pid(), 0);
         let entries = match guard("readdirplus", ino.0, || self.overlay.list(self.form.dir(ino)?, offset)) {
             Ok(entries) => entries,
             Err(errno) => return reply.error(errno),
@@ -374,6 +363,17 @@ impl<F: Form> Filesystem for Adapter<F> {
                 break;
             }
         }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         reply.ok();
     }
 
@@ -423,8 +423,7 @@ impl<F: Form> Filesystem for Adapter<F> {
         );
     }
 
-    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.steer.follow(request.pid(), 0);
+    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         xattr(
             guard("getxattr", ino.0, || self.overlay.getxattr(self.form.node(ino), name.as_bytes())),
             size,
@@ -454,7 +453,6 @@ impl<F: Form> Filesystem for Adapter<F> {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        self.steer.follow(request.pid(), 0);
         match self.make(request, parent, name, Make::File, mode) {
             Ok(attr) => {
                 self.form.count_lookup(attr.ino);
@@ -568,9 +566,13 @@ impl<F: Form> Filesystem for Adapter<F> {
         reply.error(Errno::ENOSYS);
     }
 
+    fn bmap(&self, _request: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+
     fn ioctl(
         &self,
-        request: &Request,
+        _request: &Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
@@ -579,7 +581,6 @@ impl<F: Form> Filesystem for Adapter<F> {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.steer.follow(request.pid(), 0);
         reply.error(Errno::ENOTTY);
     }
 

@@ -38,7 +38,6 @@ mod rename;
 mod reply;
 mod requests;
 mod stats;
-mod steer;
 #[cfg(test)]
 #[allow(dead_code)]
 #[path = "../tests/it/support.rs"]

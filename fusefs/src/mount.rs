@@ -14,7 +14,6 @@ use crate::form::{Lent, TreeForm};
 use crate::overlay::Overlay;
 use crate::passthrough::{self, Passthrough, Refusal};
 use crate::prefetch;
-use crate::steer::Steer;
 
 /// The type that /proc/mounts shows, behind `fuse.`.
 pub const SUBTYPE: &str = "cvs";
@@ -76,7 +75,7 @@ impl Mount {
         config.acl = SessionACL::All;
         config.n_threads = Some(options.threads.max(1));
         let form = TreeForm { overlay: Arc::clone(&overlay), lent: lent.clone() };
-        let adapter = Adapter { overlay: Arc::clone(&overlay), form, steer: Steer::new() };
+        let adapter = Adapter { overlay: Arc::clone(&overlay), form };
         let session = Session::from_fd(adapter, connection, config.acl, config).map_err(failed)?;
         let (mountpoint, name) = (mountpoint.to_owned(), options.source.clone());
         Ok(Self { session, passthrough, lent, mountpoint, overlay, name })

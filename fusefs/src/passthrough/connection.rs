@@ -23,7 +23,6 @@ use crate::adapter::Adapter;
 use crate::blobs;
 use crate::mount::{MountOptions, SUBTYPE};
 use crate::overlay::Overlay;
-use crate::steer::Steer;
 use crate::sys;
 use crate::types::{Ino, Kind};
 use crate::upper::{WHITEOUT, proc_fd};
@@ -168,7 +167,7 @@ fn connect_over(
     let mut config = Config::default();
     config.acl = SessionACL::All;
     config.n_threads = Some(options.threads.max(1));
-    let adapter = Adapter { overlay: Arc::clone(overlay), form, steer: Steer::new() };
+    let adapter = Adapter { overlay: Arc::clone(overlay), form };
     let session =
         Session::from_fd(adapter, device, config.acl, config).map_err(|error| match Errno::from_io_error(
             &error,
