@@ -86,7 +86,7 @@ const STRESSORS: &[&str] = &[
 const PLACES: [Place; 2] = [OWN, MODELS];
 
 /// How many run at once: most wait for the disk, and what the others do to the filesystem makes it no easier.
-const WIDTH: usize = 8;
+const WIDTH: usize = 16;
 /// What a stressor may take beyond its time, to get ready and to clear up: some make many thousands of files.
 const PATIENCE: Duration = Duration::from_secs(300);
 
