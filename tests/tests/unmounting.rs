@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use cvs_tests::{Missing, TestEnvironment, available, wait_for, wait_until};
 use nix::errno::Errno;
@@ -282,4 +283,42 @@ fn a_detached_mount_is_not_taken_for_the_one_that_came_to_its_place() {
     assert_eq!(done.stderr, format!("w is unmounted from {}\n", dir.display()));
     drop(open);
     wait_gone(served_by);
+}
+
+#[test]
+fn a_detached_mount_takes_no_younger_one_of_its_version_along() {
+    let Some(env) = with_version() else { return };
+    let dir = mount(&env, "v", "v", &[]);
+    let older = daemon(&env, "v");
+    let open = File::open(dir.join("file")).expect("opening a file");
+    env.cvs(["umount", "--lazy", "v"]).ok();
+    mount(&env, "v", "v", &["--ephemeral"]);
+    let told = || mounts_of(&env, "v").iter().map(|of| of["state"].clone()).collect::<Vec<_>>();
+    assert_eq!(told(), ["mounted", "not-attached"]);
+    // A first signal unmounts what can be seen, a second ends the process whatever is open.
+    wait_until(SOON, "the process of the detached mount ends", || {
+        let _ = kill(older, Signal::SIGTERM);
+        !is_running(older)
+    });
+    assert_eq!(told(), ["mounted"]);
+    assert_eq!(read(dir.join("file")), b"below");
+    drop(open);
+    umount(&env, &dir);
+}
+
+#[test]
+fn of_two_that_mount_at_one_place_at_once_one_does() {
+    let Some(env) = with_version() else { return };
+    for _ in 0..5 {
+        let both = thread::scope(|scope| {
+            let mount = || env.cvs(["mount", "v", "mnt/v", "--ephemeral"]).output();
+            [scope.spawn(mount), scope.spawn(mount)].map(|one| one.join().expect("a thread that mounts"))
+        });
+        let mut codes = both.each_ref().map(|said| said.code());
+        codes.sort();
+        assert!(codes == [Some(0), Some(1)] || codes == [Some(0), Some(4)], "{both:?}");
+        assert_eq!(mounts_of(&env, "v").len(), 1);
+        umount(&env, "mnt/v");
+        assert_eq!(env.mounts(), Vec::<std::path::PathBuf>::new());
+    }
 }

@@ -1,7 +1,7 @@
 //! Mounts of this machine: which there are, who uses them, how one is started, served and taken down.
 //!
 //! A mount is known by two things: its lease in the store, which its daemon holds, and its line in
-//! `/proc/self/mountinfo`. A line without a lease is a dead mount: its daemon was killed, and every access to it ends
+//! `/proc/self/mountinfo`, which have the filesystem's device in common. A line without a lease is a dead mount: its daemon was killed, and every access to it ends
 //! with "transport endpoint is not connected".
 //!
 //! A mount may have a second line, `cvs:VERSION/models` at `models/` below it: its models connection. It comes after the

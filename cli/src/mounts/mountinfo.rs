@@ -11,6 +11,11 @@ const PATH: &str = "/proc/self/mountinfo";
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Line {
+    pub(super) id: u32,
+    /// The mount that it lies on.
+    pub(super) parent: u32,
+    /// Of the filesystem, as `0:51`: no other that is mounted has it.
+    pub(super) device: String,
     pub(super) mountpoint: PathBuf,
     pub(super) kind: String,
     pub(super) source: String,
@@ -27,7 +32,11 @@ fn parse(line: &[u8]) -> Option<Line> {
     // The optional fields end at a lone hyphen.
     let rest = 1 + fields.iter().position(|field| *field == b"-")?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(&unescape(bytes)).into_owned();
+    let number = |at: usize| std::str::from_utf8(fields.get(at)?).ok()?.parse().ok();
     Some(Line {
+        id: number(0)?,
+        parent: number(1)?,
+        device: text(fields.get(2)?),
         mountpoint: OsString::from_vec(unescape(fields.get(4)?)).into(),
         kind: text(fields.get(rest)?),
         source: text(fields.get(rest + 1)?),
@@ -64,6 +73,9 @@ mod tests {
     fn lines_are_read_with_their_escapes() {
         let line = br"36 35 0:51 / /mnt/a\040b\134c rw,noatime shared:7 - fuse.cvs cvs:wan22 rw,user_id=0";
         let expected = Line {
+            id: 36,
+            parent: 35,
+            device: "0:51".to_owned(),
             mountpoint: r"/mnt/a b\c".into(),
             kind: "fuse.cvs".to_owned(),
             source: "cvs:wan22".to_owned(),

@@ -1,7 +1,7 @@
 //! Serving a mount until it is taken down.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -12,7 +12,7 @@ use nix::mount::MntFlags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::table::{MODELS, Models, MountInfo, shows, source_of};
+use super::table::{MODELS, Models, MountInfo, mount_alone, shows, source_of};
 use super::{control, unmount, users};
 use crate::error::CliError;
 use crate::signals;
@@ -52,6 +52,7 @@ pub(crate) fn serve(
     let manifests: Vec<_> = view.grafts().iter().map(|graft| graft.manifest).collect();
     let mut info = MountInfo {
         mountpoint: serve.mountpoint.clone(),
+        device: None,
         view: view.id().to_hex(),
         read_only: serve.read_only,
         ephemeral: serve.ephemeral,
@@ -78,23 +79,26 @@ pub(crate) fn serve(
         threads: serve.threads,
         passthrough: serve.passthrough.then(|| PathBuf::from(MODELS)),
     };
-    let mount = Mount::new(overlay, &serve.mountpoint, &options)?;
+    let (mount, device) = mount_alone(&serve.mountpoint, || {
+        Mount::new(overlay, &serve.mountpoint, &options).map_err(CliError::from)
+    })?;
+    info.device = device.clone();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(CliError::Signals)?;
     let handle = signals.handle();
     signals::outlive();
     let watcher = thread::spawn({
-        let (mountpoint, version) = (serve.mountpoint.clone(), serve.version.clone());
+        let (mountpoint, version, device) = (serve.mountpoint.clone(), serve.version.clone(), device.clone());
         let cancel = Arc::clone(cancel);
         move || {
             for (number, _) in signals.forever().enumerate() {
                 cancel.store(false, Ordering::Relaxed);
-                stop(&mountpoint, &version, number > 0);
+                stop(&mountpoint, &version, device.as_deref(), number > 0);
             }
         }
     });
     // One that came before we listened.
     if cancel.swap(false, Ordering::Relaxed) {
-        stop(&serve.mountpoint, &serve.version, false);
+        stop(&serve.mountpoint, &serve.version, device.as_deref(), false);
     }
     tracing::info!(version = serve.version, mountpoint = %serve.mountpoint.display(), "mounted");
     let lease = Arc::new(Mutex::new(lease));
@@ -124,8 +128,8 @@ pub(crate) fn serve(
 }
 
 /// Takes the mount down. Where it is out of sight, what is at its place is somebody else's.
-fn stop(mountpoint: &std::path::Path, version: &str, at_once: bool) {
-    if !shows(mountpoint, version) {
+fn stop(mountpoint: &Path, version: &str, device: Option<&str>, at_once: bool) {
+    if !shows(mountpoint, version, device) {
         if at_once {
             // With files open: only the end of this process ends it.
             tracing::warn!(mountpoint = %mountpoint.display(), "ended while files are open");

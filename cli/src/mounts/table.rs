@@ -1,5 +1,6 @@
 //! The list of mounts, and making a mountpoint ready.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use cvs_fusefs::{Connections, SUBTYPE};
 use cvs_store::{LeaseKind, ProcessId, Store};
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::control::{self, Report};
@@ -21,6 +23,10 @@ use crate::error::CliError;
 pub(crate) struct MountInfo {
     #[serde(with = "cvs_store::path_json")]
     pub(super) mountpoint: PathBuf,
+    /// The filesystem's, as `0:51`; none until it is mounted. It tells the mount from others of the version that come to
+    /// its place.
+    #[serde(default)]
+    pub(super) device: Option<String>,
     pub(super) view: String,
     pub(super) read_only: bool,
     pub(super) ephemeral: bool,
@@ -150,6 +156,11 @@ pub(super) fn models_of(mountpoint: &Path) -> PathBuf {
     mountpoint.join(MODELS)
 }
 
+/// True for the mount of this version that has this device; where that is not known, for any.
+fn is_mount(line: &mountinfo::Line, version: &str, device: Option<&str>) -> bool {
+    line.source == source_of(version) && device.is_none_or(|device| line.device == device)
+}
+
 /// All mounts of this store, and the dead ones of whatever store.
 pub(crate) fn list(store: &Store) -> Result<Vec<MountEntry>, CliError> {
     let (mut entries, others) = survey(store)?;
@@ -161,24 +172,32 @@ pub(crate) fn list(store: &Store) -> Result<Vec<MountEntry>, CliError> {
 /// The mounts of this store, and those that have no lease here: dead ones, and those of other stores.
 fn survey(store: &Store) -> Result<(Vec<MountEntry>, Vec<MountEntry>), CliError> {
     let all = mountinfo::read()?;
-    let has_models = |mountpoint: &Path, version: &str| {
-        let (path, source) = (models_of(mountpoint), format!("{}/{MODELS}", source_of(version)));
-        all.iter().any(|line| line.mountpoint == path && line.source == source)
+    let has_models = |tree: &mountinfo::Line| {
+        let (path, source) = (models_of(&tree.mountpoint), format!("{}/{MODELS}", tree.source));
+        all.iter().any(|line| line.parent == tree.id && line.mountpoint == path && line.source == source)
     };
     let mut lines: Vec<mountinfo::Line> = all.iter().filter(|line| is_ours(line)).cloned().collect();
     let mut entries = Vec::new();
+    let mut leases = Vec::new();
     // The youngest first: where it was mounted again after it was detached, the younger one is what can be seen.
-    for lease in store.leases()?.into_iter().rev() {
-        if lease.kind != LeaseKind::Mount {
-            continue;
+    for mut lease in store.leases()?.into_iter().rev() {
+        if lease.kind == LeaseKind::Mount {
+            let info: MountInfo = serde_json::from_value(lease.info.take()).unwrap_or_default();
+            leases.push((lease, info));
         }
-        let mut info: MountInfo = serde_json::from_value(lease.info).unwrap_or_default();
-        let source = source_of(&lease.label);
-        let line = lines.iter().rposition(|l| l.mountpoint == info.mountpoint && l.source == source);
+    }
+    let known: HashSet<String> = leases.iter().filter_map(|(_, info)| info.device.clone()).collect();
+    for (lease, mut info) in leases {
+        let line = lines.iter().rposition(|line| {
+            line.mountpoint == info.mountpoint
+                && is_mount(line, &lease.label, info.device.as_deref())
+                // One that does not say which is its own has none of those that others say are theirs.
+                && (info.device.is_some() || !known.contains(&line.device))
+        });
         let state = if line.is_some() { MountState::Mounted } else { MountState::NotAttached };
-        if let Some(line) = line {
-            lines.remove(line);
-            if info.models == Some(Models::Passthrough) && !has_models(&info.mountpoint, &lease.label) {
+        if let Some(line) = line.map(|line| lines.remove(line)) {
+            info.device = Some(line.device.clone());
+            if info.models == Some(Models::Passthrough) && !has_models(&line) {
                 let reason = "the models connection has been unmounted".to_owned();
                 info.models = Some(Models::OneConnection { reason });
             }
@@ -197,24 +216,52 @@ fn survey(store: &Store) -> Result<(Vec<MountEntry>, Vec<MountEntry>), CliError>
     let others = lines.into_iter().map(|line| {
         let state = if is_dead(&line.mountpoint) { MountState::Dead } else { MountState::Mounted };
         let version = line.source.strip_prefix(SOURCE).unwrap_or(&line.source).to_owned();
-        let info = MountInfo { mountpoint: line.mountpoint, ..MountInfo::default() };
+        let info =
+            MountInfo { mountpoint: line.mountpoint, device: Some(line.device), ..MountInfo::default() };
         MountEntry { version, state, pid: None, since: None, info, process: None, lease: None }
     });
     Ok((entries, others.collect()))
 }
 
-/// True when what can be seen at a path is a mount of this version.
-pub(super) fn shows(mountpoint: &Path, version: &str) -> bool {
-    top(mountpoint).is_some_and(|line| line.source == source_of(version))
+/// True when what can be seen at a path is the mount of this version that has this device; where that is not known, any
+/// of the version.
+pub(super) fn shows(mountpoint: &Path, version: &str, device: Option<&str>) -> bool {
+    top(mountpoint).is_some_and(|line| is_mount(&line, version, device))
 }
 
-/// True when what can be seen at the models directory of a mountpoint is the models connection of a mount of ours, and
-/// not something that somebody has put there.
+/// True when what can be seen at the models directory of a mountpoint is the models connection of the mount of ours that
+/// can be seen there, and not something that somebody has put there.
 pub(super) fn shows_models(mountpoint: &Path) -> bool {
     let (path, end) = (models_of(mountpoint), format!("/{MODELS}"));
+    let Some(tree) = top(mountpoint) else { return false };
     top(&path).is_some_and(|line| {
-        line.kind.starts_with("fuse") && line.source.starts_with(SOURCE) && line.source.ends_with(&end)
+        line.parent == tree.id
+            && line.kind.starts_with("fuse")
+            && line.source.starts_with(SOURCE)
+            && line.source.ends_with(&end)
     })
+}
+
+/// Mounts by `mount`, while no other cvs mounts there, and returns the device, too.
+pub(super) fn mount_alone<T, E: From<MountsError>>(
+    mountpoint: &Path,
+    mount: impl FnOnce() -> Result<T, E>,
+) -> Result<(T, Option<String>), E> {
+    let taken = |what| MountsError::Occupied { path: mountpoint.to_owned(), what };
+    let check = || match top(mountpoint) {
+        Some(line) if is_ours(&line) => Err(taken(line.source)),
+        _ => Ok(()),
+    };
+    // A mount that another makes from here on is what is opened and locked, so it is looked for again.
+    check()?;
+    let directory = fs::File::open(mountpoint).map_err(MountsError::io("open", mountpoint))?;
+    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(taken("it is being mounted".to_owned()).into()),
+        // Where directories cannot be locked there is nothing better than the look.
+        _ => check()?,
+    }
+    let mounted = mount()?;
+    Ok((mounted, top(mountpoint).filter(is_ours).map(|line| line.device)))
 }
 
 /// The mount that can be seen at a path.
@@ -257,9 +304,7 @@ pub(crate) fn prepare(mountpoint: &Path, cleared: impl FnOnce(&Path)) -> Result<
         Err(error) => return Err(MountsError::io("create", mountpoint)(error)),
     }
     let path = fs::canonicalize(mountpoint).map_err(MountsError::io("resolve", mountpoint))?;
-    if let Some(line) = mountinfo::read()?.into_iter().rev().find(|line| line.mountpoint == path)
-        && is_ours(&line)
-    {
+    if let Some(line) = top(&path).filter(is_ours) {
         return Err(MountsError::Occupied { path, what: line.source });
     }
     match fs::read_dir(&path).map(|mut entries| entries.next()) {

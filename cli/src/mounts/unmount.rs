@@ -54,10 +54,11 @@ pub(crate) fn take_down(
         How::Force => MntFlags::MNT_FORCE | MntFlags::MNT_DETACH,
     };
     // It may go by itself, or was detached before; what can be seen there then is not ours to take down.
-    while shows(path, &entry.version) {
+    let is_shown = || shows(path, &entry.version, entry.info.device.as_deref());
+    while is_shown() {
         match both(path, flags) {
             Ok(()) => break,
-            Err(_) if !shows(path, &entry.version) => break,
+            Err(_) if !is_shown() => break,
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                 let users = users::describe(&users::of(path));
                 // Who is to wait hears of it, however slowly it went until here.
