@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
@@ -11,7 +12,7 @@ use lru::LruCache;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::damage::{Damage, DamagedBlob};
+use crate::damage::{Damage, DamagedBlob, Stamp};
 use crate::direct::{Direct, LARGE};
 use crate::error::FsError;
 use crate::prefetch::Trace;
@@ -76,10 +77,10 @@ impl Blobs {
 
     fn checked(&self, id: BlobId, size: u64, opened: Result<File, FsError>) -> Result<File, FsError> {
         let file = opened?;
-        if file.metadata().map(|m| m.len()).ok() != Some(size) {
-            return Err(self.damaged_blob(id, "has the wrong size"));
+        match file.metadata() {
+            Ok(metadata) if metadata.len() == size => self.damage.opened(id, &metadata),
+            _ => return Err(self.damaged_blob(id, "has the wrong size")),
         }
-        self.damage.heal(id);
         self.trace.note(id);
         Ok(file)
     }
@@ -97,6 +98,7 @@ impl Blobs {
             return Ok(0);
         }
         let file = self.open(id, size)?;
+        let bytes = offset..offset + wanted as u64;
         let buffer = buffer.get_mut(..wanted).unwrap_or_default();
         let read = match size >= LARGE {
             true => self.direct.read(&self.store, id, offset, buffer),
@@ -107,18 +109,29 @@ impl Blobs {
             self.open.lock().unwrap_or_else(|e| e.into_inner()).pop(&id);
             self.direct.forget(id);
             match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => self.damaged_blob(id, "is cut off"),
+                std::io::ErrorKind::UnexpectedEof => self.unread(id, &file, bytes.clone(), "is cut off"),
                 _ => match Errno::from_io_error(&error) {
                     Some(errno @ (Errno::MFILE | Errno::NFILE)) => FsError::Object { errno },
-                    _ => self.unreadable(id, &error, "cannot be read"),
+                    _ => {
+                        tracing::debug!(blob = %id, %error, "cannot be read");
+                        self.unread(id, &file, bytes.clone(), "cannot be read")
+                    }
                 },
             }
         })?;
+        self.damage.read(id, bytes);
         Ok(wanted)
     }
 
     fn damaged_blob(&self, blob: BlobId, problem: &'static str) -> FsError {
-        self.damage.note(blob, problem);
+        self.damage.note(blob, problem, None);
+        FsError::Damaged { blob, problem }
+    }
+
+    /// One that could be opened.
+    fn unread(&self, blob: BlobId, file: &File, bytes: Range<u64>, problem: &'static str) -> FsError {
+        let stamp = file.metadata().map(|metadata| Stamp::of(&metadata));
+        self.damage.note(blob, problem, stamp.ok().map(|stamp| (stamp, bytes)));
         FsError::Damaged { blob, problem }
     }
 
@@ -126,13 +139,11 @@ impl Blobs {
         match errno {
             // Nothing is wrong with the blob.
             Errno::MFILE | Errno::NFILE | Errno::NOMEM => FsError::Object { errno },
-            _ => self.unreadable(blob, error, "cannot be opened"),
+            _ => {
+                tracing::debug!(%blob, %error, "cannot be opened");
+                self.damaged_blob(blob, "cannot be opened")
+            }
         }
-    }
-
-    fn unreadable(&self, blob: BlobId, error: &dyn std::fmt::Display, problem: &'static str) -> FsError {
-        tracing::debug!(%blob, %error, "{problem}");
-        self.damaged_blob(blob, problem)
     }
 }
 

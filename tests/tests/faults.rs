@@ -103,6 +103,32 @@ fn a_damaged_blob_is_an_error_for_its_file_alone() {
 }
 
 #[test]
+fn a_blob_that_is_cut_off_under_its_readers_is_told_once() {
+    let Some(()) = available(fuse()) else { return };
+    let env = TestEnvironment::new();
+    let content = vec![7; 16 << 20];
+    ingest(&env, "v", &[("file", &content)]);
+    let dir = mount(&env, "v", "v", &["--no-passthrough"]);
+    let blob = blob_of(&env, &content);
+    let file = File::open(dir.join("file")).expect("opening a file");
+    let mut part = [0; 4096];
+    let mut read_at = |at: u64| file.read_exact_at(&mut part, at).map(|()| part[0]);
+    assert_eq!(read_at(0).expect("reading a whole blob"), 7);
+    change_object(&blob, |file| file.set_len(8 << 20).expect("cutting an object"));
+    for at in [12, 13, 12, 14].map(|mib: u64| mib << 20) {
+        assert_eq!(errno(read_at(at)), Errno::EIO as i32);
+    }
+    let lines = |text: &str| log_of(&env, "v").lines().filter(|line| line.contains(text)).count();
+    assert_eq!((lines("run `cvs fsck`"), lines("can be read again")), (1, 0), "{}", log_of(&env, "v"));
+    fs::remove_file(&blob).expect("removing an object");
+    write(&blob, &content);
+    assert_eq!(read_at(12 << 20).expect("reading a blob that was brought back"), 7);
+    assert_eq!((lines("run `cvs fsck`"), lines("can be read again")), (1, 1), "{}", log_of(&env, "v"));
+    drop(file);
+    umount(&env, &dir);
+}
+
+#[test]
 fn another_byte_of_the_same_length_is_found_by_hashing() {
     let Some(()) = available(fuse()) else { return };
     let env = TestEnvironment::new();

@@ -129,6 +129,13 @@ fn a_blob_that_is_cut_off_while_it_is_open_is_an_input_error() {
     fs::OpenOptions::new().write(true).open(&object).unwrap().set_len(2).unwrap();
     let error = overlay.read_at(ino, 0, &mut [0; 4]).unwrap_err();
     assert_eq!(error, FsError::Damaged { blob, problem: "is cut off" });
+    let error = overlay.read_at(ino, 0, &mut [0; 4]).unwrap_err();
+    assert_eq!(error, FsError::Damaged { blob, problem: "has the wrong size" });
+    let told = || overlay.stats().damaged.iter().map(|of| of.problem).collect::<Vec<_>>();
+    assert_eq!(told(), ["has the wrong size"]);
+    fs::write(&object, "file").unwrap();
+    assert_eq!(content(&overlay, ino).unwrap(), b"file");
+    assert_eq!(told(), [""; 0]);
 }
 
 #[test]
