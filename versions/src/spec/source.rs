@@ -2,6 +2,7 @@
 //! as the same. Percent-encoding is decoded once, everywhere.
 
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use cvs_store::check_name;
@@ -110,7 +111,10 @@ impl ModelSource {
                 _ => fail(&format!("`{scheme}://BUCKET/PATH`")),
             },
             "file" => match Url::parse(text).ok().and_then(|url| url.to_file_path().ok()) {
-                Some(path) if !text.ends_with('/') => Ok(Self::Local(path)),
+                // No path of this machine has a NUL byte, but an address can spell one.
+                Some(path) if !text.ends_with('/') && !path.as_os_str().as_bytes().contains(&0) => {
+                    Ok(Self::Local(path))
+                }
                 _ => fail("`file:///` and the absolute path of a file"),
             },
             "http" | "https" => {
@@ -126,7 +130,7 @@ impl ModelSource {
         let fit = |name: &&str| check_name(name.as_bytes()).is_ok();
         let last = |path: &str| path.rsplit('/').next().filter(fit).map(str::to_owned);
         match self {
-            Self::Local(path) => Some(path.file_name()?.to_str()?.to_owned()),
+            Self::Local(path) => last(path.to_str()?),
             Self::Hub(file) => last(&file.path),
             // Without an extension it is an endpoint such as `/download`, not the name of a model.
             Self::Http(url) => last(&decode(url.path())).filter(|name| name.contains('.')),
@@ -419,6 +423,7 @@ mod tests {
             ("hf://o/r@/x", hub),
             ("civitai://12", "`civitai://api/download/models/ID` or `civitai://models/ID`"),
             ("file://host/x", "`file:///` and the absolute path of a file"),
+            ("file:///a%00b", "`file:///` and the absolute path of a file"),
             ("file:///x/", "`file:///` and the absolute path of a file"),
             ("/x/", "the path of a file"),
             ("https://", "a valid URL"),
