@@ -43,6 +43,14 @@ pub enum Intake {
     HardLink,
 }
 
+/// What the caller says of a file that it has hashed.
+#[derive(Clone, Copy)]
+struct Hashed {
+    blob: StoredBlob,
+    /// What the file was before; none for one that nobody else writes.
+    stamp: Option<Stamp>,
+}
+
 /// Writes one blob: hashed and stored in one pass. Dropped before [`BlobWriter::finish`], or after a write that failed,
 /// it leaves nothing.
 pub struct BlobWriter<'a> {
@@ -127,34 +135,55 @@ impl Transaction {
     /// # Errors
     /// Besides those of reading and writing, [`StoreError::Changed`] for a file that is written while it is linked in.
     pub fn put_file(&self, path: &Path, how: Intake) -> Result<StoredBlob, StoreError> {
+        self.put(path, how, None)
+    }
+
+    /// [`Self::put_file`] for a file that the caller has hashed: what is linked in is not read again, and what has to be
+    /// copied must be what was hashed. `before` is what the file was before it was read.
+    ///
+    /// # Errors
+    /// Besides those of [`Self::put_file`], [`StoreError::Changed`] for a file that is another one now, or was written.
+    pub fn put_hashed(
+        &self,
+        path: &Path,
+        how: Intake,
+        blob: StoredBlob,
+        before: &fs::Metadata,
+    ) -> Result<StoredBlob, StoreError> {
+        self.put_promised(path, how, Hashed { blob, stamp: Some(Stamp::of(before)) })
+    }
+
+    /// Takes over a file that the caller has hashed itself and that nobody else writes, such as a finished download.
+    /// The file should be on the store's filesystem; [`Self::remove_sources`] removes it.
+    pub fn adopt(&self, path: &Path, id: BlobId, size: u64) -> Result<StoredBlob, StoreError> {
+        self.put_promised(path, Intake::Move, Hashed { blob: StoredBlob { id, size }, stamp: None })
+    }
+
+    fn put_promised(&self, path: &Path, how: Intake, hashed: Hashed) -> Result<StoredBlob, StoreError> {
+        match self.put(path, how, Some(hashed))? {
+            stored if stored == hashed.blob => Ok(stored),
+            _ => Err(StoreError::Changed { path: path.to_owned() }),
+        }
+    }
+
+    fn put(&self, path: &Path, how: Intake, hashed: Option<Hashed>) -> Result<StoredBlob, StoreError> {
         let failed = |op| move |error| StoreError::io(op, path, error);
         let symlink = how != Intake::Copy
             && fs::symlink_metadata(path).map_err(failed("look at"))?.file_type().is_symlink();
         match how {
             Intake::Copy => self.copy(path),
             Intake::HardLink if symlink => {
-                self.link_in(&fs::canonicalize(path).map_err(failed("resolve"))?, None, false)
+                self.link_in(&fs::canonicalize(path).map_err(failed("resolve"))?, hashed, false)
             }
-            Intake::HardLink => self.link_in(path, None, false),
+            Intake::HardLink => self.link_in(path, hashed, false),
             // What others reach by other ways stays where it is: only this name goes.
             Intake::Move if symlink => self.copy_and_remove(path),
-            Intake::Move => self.link_in(path, None, true),
+            Intake::Move => self.link_in(path, hashed, true),
         }
     }
 
-    /// Takes over a file that the caller has hashed itself and that nobody else writes, such as a finished download.
-    /// The file should be on the store's filesystem; [`Self::remove_sources`] removes it.
-    pub fn adopt(&self, path: &Path, id: BlobId, size: u64) -> Result<StoredBlob, StoreError> {
-        self.link_in(path, Some(StoredBlob { id, size }), true)
-    }
-
     /// Stages another name of `path`. The source keeps its own, so that a crash loses nothing.
-    fn link_in(
-        &self,
-        path: &Path,
-        promised: Option<StoredBlob>,
-        remove: bool,
-    ) -> Result<StoredBlob, StoreError> {
+    fn link_in(&self, path: &Path, hashed: Option<Hashed>, remove: bool) -> Result<StoredBlob, StoreError> {
         let staged = self.next_path();
         if let Err(error) = fs::hard_link(path, &staged) {
             // Another filesystem, or one without links; a file of somebody else; a file with too many names.
@@ -165,17 +194,13 @@ impl Transaction {
                     | io::ErrorKind::Unsupported
                     | io::ErrorKind::TooManyLinks
             );
-            let stored = match (by_copy, remove) {
-                (false, _) => return Err(write_error("link", path, 0, error)),
-                (true, false) => self.copy(path)?,
-                (true, true) => self.copy_and_remove(path)?,
-            };
-            return match promised {
-                Some(promised) if promised != stored => Err(StoreError::Changed { path: path.to_owned() }),
-                _ => Ok(stored),
+            return match (by_copy, remove) {
+                (false, _) => Err(write_error("link", path, 0, error)),
+                (true, false) => self.copy(path),
+                (true, true) => self.copy_and_remove(path),
             };
         }
-        let taken = self.take_link(path, &staged, promised);
+        let taken = self.take_link(path, &staged, hashed);
         if !matches!(taken, Ok((_, _, true))) {
             let _ = fs::remove_file(&staged);
         }
@@ -192,12 +217,16 @@ impl Transaction {
         &self,
         path: &Path,
         staged: &Path,
-        promised: Option<StoredBlob>,
+        hashed: Option<Hashed>,
     ) -> Result<(StoredBlob, Stamp, bool), StoreError> {
         let failed = |op| move |error| StoreError::io(op, path, error);
         let (file, stamp) = open_regular(staged, OFlags::NOFOLLOW).map_err(failed("open"))?;
-        let stored = match promised {
-            Some(promised) => promised,
+        let stored = match hashed {
+            // Another file under this name by now, or this one written to, is not what was hashed.
+            Some(hashed) if hashed.stamp.is_some_and(|before| before != stamp) => {
+                return Err(StoreError::Changed { path: path.to_owned() });
+            }
+            Some(hashed) => hashed.blob,
             None => {
                 let id = hash::hash_file(&file, stamp.size, &|_| Ok(())).map_err(failed("read"))?;
                 StoredBlob { id, size: stamp.size }

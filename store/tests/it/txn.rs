@@ -160,6 +160,28 @@ fn a_finished_download_is_adopted() {
 }
 
 #[test]
+fn what_was_hashed_is_linked_in_unread_unless_it_was_written_since() {
+    let home = Home::new();
+    let source = home.outside("source");
+    fs::write(&source, b"bytes").unwrap();
+    let before = fs::metadata(&source).unwrap();
+    let hashed = StoredBlob { id: BlobId::of(b"bytes"), size: 5 };
+    for how in [Intake::HardLink, Intake::Move, Intake::Copy] {
+        let txn = home.store.begin("hashed").unwrap();
+        assert_eq!(txn.put_hashed(&source, how, hashed, &before).unwrap(), hashed);
+    }
+    let later = before.modified().unwrap() + Duration::from_secs(1);
+    fs::write(&source, b"other").unwrap();
+    fs::File::options().write(true).open(&source).unwrap().set_modified(later).unwrap();
+    for how in [Intake::HardLink, Intake::Move, Intake::Copy] {
+        let txn = home.store.begin("hashed").unwrap();
+        let changed = txn.put_hashed(&source, how, hashed, &before);
+        assert!(matches!(changed, Err(StoreError::Changed { .. })), "{how:?}: {changed:?}");
+        assert_eq!(txn.has_blob(&hashed.id).unwrap(), None, "nothing goes by a name that is not its own");
+    }
+}
+
+#[test]
 fn only_regular_files_enter() {
     let home = Home::new();
     let pipe = home.outside("pipe");

@@ -1,14 +1,17 @@
 //! Files of this machine, by path or `file://`.
 //!
 //! The store copies (or reflinks) and takes the BLAKE3 on all processors, while another thread takes the sha256 of
-//! the same file; both are of the same bytes only if the file stood still meanwhile, which is checked.
+//! the same file; both are of the same bytes only if the file stood still meanwhile, which is checked. What is linked in
+//! is read once, for both.
 
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cvs_store::{Intake, Store, Transaction};
+use cvs_store::{Intake, Store, StoredBlob, Transaction};
+use rustix::fs::Advice;
 use url::Url;
 
 use super::digest::{Digester, Digests, Expected};
@@ -20,6 +23,9 @@ use super::redact::redact;
 /// Read at once: small enough to stay in the cache, and to be hashed on this thread alone while the store uses the
 /// others.
 const BUFFER: usize = 256 << 10;
+
+/// Asked of the disk at once, and ahead of what is hashed.
+const AHEAD: u64 = 16 << 20;
 
 /// Between two tellings of progress.
 const STEP: u64 = 8 << 20;
@@ -55,28 +61,26 @@ pub fn ingest(
         return Err(SourceError::NotAFile { path: path.to_owned() });
     }
     expected.verify_size(before.len(), &subject)?;
-    // A checksum that is to be verified comes first: what is wrong never reaches the store, nor leaves its old place.
-    if expected.has_checksum() {
+    let (digests, stored) = if expected.has_checksum() || intake != Intake::Copy {
+        // A checksum that is to be verified comes first: what is wrong never reaches the store, nor leaves its old place.
         let digests = digest(file, path, before.len(), expected.md5.is_some(), options)?;
         unchanged(&before, path)?;
         expected.verify(&digests, &subject)?;
+        let hashed = StoredBlob { id: digests.blob, size: digests.size };
         let known = store.index().by_sha256(&digests.sha256) == Some(digests.blob);
         let stored = match transaction.has_blob(&digests.blob)? {
-            Some(size) if known && intake == Intake::Copy => cvs_store::StoredBlob { id: digests.blob, size },
-            _ => transaction.put_file(path, intake)?,
+            Some(size) if known && intake == Intake::Copy => StoredBlob { size, ..hashed },
+            _ => transaction.put_hashed(path, intake, hashed, &before)?,
         };
-        if stored.id != digests.blob {
-            return Err(SourceError::Changed { path: path.to_owned() });
-        }
-        store.index().put_sha256(&digests.sha256, &stored.id);
-        return Ok(FetchedFile { blob: stored.id, size: stored.size, sha256: digests.sha256, received: 0 });
-    }
-    let (digests, stored) = std::thread::scope(|scope| {
-        let digests = scope.spawn(|| digest(file, path, before.len(), false, options));
-        let stored = transaction.put_file(path, intake).map_err(SourceError::from);
-        let digests = digests.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok::<_, SourceError>((digests?, stored?))
-    })?;
+        (digests, stored)
+    } else {
+        std::thread::scope(|scope| {
+            let digests = scope.spawn(|| digest(file, path, before.len(), false, options));
+            let stored = transaction.put_file(path, intake).map_err(SourceError::from);
+            let digests = digests.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok::<_, SourceError>((digests?, stored?))
+        })?
+    };
     if stored.id != digests.blob {
         return Err(SourceError::Changed { path: path.to_owned() });
     }
@@ -94,9 +98,14 @@ fn digest(
     let mut digester = Digester::new(with_md5);
     let mut buffer = vec![0; BUFFER];
     let shown = path.display().to_string();
-    let mut told = 0;
+    let (mut told, mut asked) = (0, 0);
     loop {
         options.check_cancel()?;
+        if asked < len && asked < digester.size() + AHEAD / 2 {
+            // Only a hint: where it is not known, the disk reads as it pleases.
+            let _ = rustix::fs::fadvise(&file, asked, NonZeroU64::new(AHEAD), Advice::WillNeed);
+            asked += AHEAD;
+        }
         match file.read(&mut buffer) {
             Ok(0) => return Ok(digester.finish()),
             Ok(n) => {
