@@ -1,7 +1,7 @@
 //! Data for benchmarks: made from a seed, the same on every machine, made once and kept.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Doing, Outcome};
@@ -39,18 +39,27 @@ pub(super) fn models(lab: &Lab, size: u64) -> Outcome<PathBuf> {
     })
 }
 
-/// Writes `size` bytes that do not compress; files of other sizes have other bytes.
+/// Writes `size` bytes that do not compress; files of other sizes have other bytes. One block stands again and again,
+/// under its number: no packer that looks back less than that finds it, and 20 GiB are there in no more time than the
+/// disk takes.
 pub(super) fn incompressible(file: &Path, size: u64) -> std::io::Result<()> {
-    let mut random = Random::new(size);
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(file)?);
+    let mut block = Random::new(size).bytes(size.min(BLOCK) as usize);
+    let mut file = File::create(file)?;
     let mut left = size as usize;
-    while left > 0 {
-        let part = left.min(1 << 20);
-        file.write_all(&random.bytes(part))?;
+    for number in 0u64.. {
+        let part = left.min(block.len());
+        if part == 0 {
+            break;
+        }
+        let stamp = part.min(8);
+        block[..stamp].copy_from_slice(&number.to_le_bytes()[..stamp]);
+        file.write_all(&block[..part])?;
         left -= part;
     }
-    file.into_inner()?.sync_all()
+    file.sync_all()
 }
+
+const BLOCK: u64 = 16 << 20;
 
 /// The name of the file in [`model`]'s directory.
 pub(super) const MODEL: &str = "model.safetensors";

@@ -2,13 +2,14 @@
 //! what people use, aria2c over eight connections and curl over one, each with the checksum taken after it. The peers
 //! are not asked to sync.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::data;
-use super::measure::Peer;
+use super::measure::{self, Peer};
 use crate::failure::{Doing, Outcome, fail};
 use crate::lab::Lab;
 use crate::project::find_program;
@@ -36,8 +37,14 @@ pub(super) fn run(lab: &Lab) -> Outcome {
         shell::quiet(&mut command)
     };
     let aria = r#"aria2c -q -x 8 -s 8 -k 1M --file-allocation=falloc -d "$1" -o f "$URL""#;
+    let peak = Cell::new(0);
+    let fetch = || {
+        let (took, memory) = measure::watched(lab.cvs().args(["fetch", &url]))?;
+        peak.set(peak.get().max(memory));
+        Ok(took)
+    };
     let mut peers = [
-        Peer::timed("cvs", || shell::quiet(lab.cvs().args(["fetch", &url]))).after(fresh),
+        Peer { name: "cvs", prepare: Box::new(fresh), body: Box::new(fetch) },
         Peer::timed("aria2c, sha256sum", || sh(&format!(r#"{aria} && sha256sum "$1/f" > "$1/sum""#)))
             .after(fresh),
         Peer::timed("aria2c", || sh(aria)).after(fresh),
@@ -45,6 +52,7 @@ pub(super) fn run(lab: &Lab) -> Outcome {
             .after(fresh),
     ];
     let [ours, checked, aria2, curl] = lab.compare(&mut peers)?[..] else { return Ok(()) };
+    drop(peers);
     drop(server);
     let mut table = Table::new(&[
         "what",
@@ -56,6 +64,7 @@ pub(super) fn run(lab: &Lab) -> Outcome {
     ]);
     table.row(vec![bytes(size), time(ours), time(checked), time(aria2), time(curl), ratio(ours, checked)]);
     table.print();
+    println!("Peak of cvs's memory: {}\n", bytes(peak.get()));
     Ok(())
 }
 

@@ -1,12 +1,10 @@
-//! Importing an install whose models are larger than memory likes: cvs, which copies, takes SHA-256 and BLAKE3 and
-//! makes it durable, and cvs with `--hardlink`, which only reads, against `b3sum` of the same files, which only reads
-//! and writes nothing down. Everything is read from the disk; the peak of cvs's memory stands beside the times.
+//! Importing an install that fills the memory: cvs, which takes SHA-256 and BLAKE3 on the way and makes it durable.
+//! With `--hardlink` it only reads, as `b3sum` of the same files does; what it copies otherwise stands beside `cp` with
+//! a sync. Everything is read from the disk, and the peak of cvs's memory stands beside the times.
 
 use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use super::data;
 use super::measure::{self, Peer};
@@ -40,48 +38,41 @@ pub(super) fn run(lab: &Lab) -> Outcome {
         None => lab.size(SIZE.min(room), 256 << 20),
     };
     let install = make(lab, size)?;
+    let copy = lab.work("copy")?;
     let fresh = || {
         lab.empty(&lab.home())?;
+        lab.empty(&copy)?;
         if lab.can_drop_caches() { lab.drop_caches() } else { lab.settle() }
     };
     let peak = Cell::new(0);
     let import = |how: &[&str]| {
         let mut command = lab.cvs();
         command.arg("import").arg(&install).args(["--as", "import", "--environment", "skip"]).args(how);
-        let (took, memory) = watched(&mut command)?;
+        let (took, memory) = measure::watched(&mut command)?;
         peak.set(peak.get().max(memory));
         Ok(took)
     };
+    let sums = r#"find "$1" -name .git -prune -o -type f -print0 | xargs -0 b3sum > /dev/null"#;
     let mut peers = [
-        Peer { name: "cvs", prepare: Box::new(fresh), body: Box::new(|| import(&[])) },
         Peer { name: "cvs --hardlink", prepare: Box::new(fresh), body: Box::new(|| import(&["--hardlink"])) },
-        Peer::timed("b3sum", || {
-            let line = r#"find "$1" -name .git -prune -o -type f -print0 | xargs -0 b3sum > /dev/null"#;
-            shell::quiet(&mut lab.sh(line, &[&install]))
+        Peer::timed("b3sum", || shell::quiet(&mut lab.sh(sums, &[&install]))).after(fresh),
+        Peer { name: "cvs", prepare: Box::new(fresh), body: Box::new(|| import(&[])) },
+        Peer::timed("cp -a, sync", || {
+            shell::quiet(&mut lab.sh(r#"cp -a "$1" "$2/copy"; sync -f "$2""#, &[&install, &copy]))
         })
         .after(fresh),
     ];
-    let [ours, linked, b3sum] = lab.compare(&mut peers)?[..] else { return Ok(()) };
+    let [linked, b3sum, copied, cp] = lab.compare(&mut peers)?[..] else { return Ok(()) };
     drop(peers);
-    let mut table = Table::new(&[
-        "what",
-        "cvs",
-        "cvs --hardlink",
-        "b3sum",
-        "cvs / b3sum",
-        "hardlink / b3sum",
-        "peak of cvs",
-    ]);
-    table.row(vec![
-        format!("install of {}", bytes(size)),
-        time(ours),
-        time(linked),
-        time(b3sum),
-        ratio(ours, b3sum),
-        ratio(linked, b3sum),
-        bytes(peak.get()),
-    ]);
+    let mut table = Table::new(&["install", "how", "cvs", "peer", "cvs / peer"]);
+    for (how, ours, peer, theirs) in
+        [("--hardlink", linked, "b3sum", b3sum), ("a copy", copied, "cp -a, sync", cp)]
+    {
+        let peer = format!("{peer}: {}", time(theirs));
+        table.row(vec![bytes(size), how.to_owned(), time(ours), peer, ratio(ours, theirs)]);
+    }
     table.print();
+    println!("Peak of cvs's memory: {}\n", bytes(peak.get()));
     Ok(())
 }
 
@@ -104,33 +95,4 @@ fn make(lab: &Lab, size: u64) -> Outcome<PathBuf> {
         }
     }
     Ok(install)
-}
-
-/// How long a command takes, and the most memory that it had, in bytes.
-fn watched(command: &mut Command) -> Outcome<(Duration, u64)> {
-    let log = std::env::temp_dir().join(format!("cvs-bench-{}", std::process::id()));
-    let stderr = fs::File::create(&log).doing(|| format!("making {}", log.display()))?;
-    let start = Instant::now();
-    let mut child = command
-        .stdout(Stdio::null())
-        .stderr(stderr)
-        .spawn()
-        .doing(|| format!("starting `{}`", shell::shown(command)))?;
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    let ended = loop {
-        // The kernel keeps the peak: the last answer before the end is nearly it.
-        peak = peak.max(measure::kib(&status, "VmHWM").unwrap_or(0) << 10);
-        if let Some(ended) = child.try_wait().doing(|| "waiting for cvs".to_owned())? {
-            break ended;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    let took = start.elapsed();
-    let said = fs::read_to_string(&log).unwrap_or_default();
-    let _ = fs::remove_file(&log);
-    if !ended.success() {
-        fail!("`{}` failed ({ended})\n{}", shell::shown(command), said.trim_end());
-    }
-    Ok((took, peak))
 }

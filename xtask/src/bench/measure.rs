@@ -1,9 +1,9 @@
 //! What is measured and how: peers in turns, cold caches, memory, space on disk.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::failure::{Doing, Outcome, fail};
@@ -36,6 +36,35 @@ pub(super) fn clock(body: impl FnOnce() -> Outcome) -> Outcome<Duration> {
     let start = Instant::now();
     body()?;
     Ok(start.elapsed())
+}
+
+/// How long a command takes, and the most memory that it had, in bytes.
+pub(super) fn watched(command: &mut Command) -> Outcome<(Duration, u64)> {
+    let log = std::env::temp_dir().join(format!("cvs-bench-{}", std::process::id()));
+    let stderr = File::create(&log).doing(|| format!("making {}", log.display()))?;
+    let start = Instant::now();
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .doing(|| format!("starting `{}`", shell::shown(command)))?;
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    let ended = loop {
+        // The kernel keeps the peak: the last answer before the end is nearly it.
+        peak = peak.max(kib(&status, "VmHWM").unwrap_or(0) << 10);
+        if let Some(ended) = child.try_wait().doing(|| "waiting for cvs".to_owned())? {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let took = start.elapsed();
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    let _ = fs::remove_file(&log);
+    if !ended.success() {
+        fail!("`{}` failed ({ended})\n{}", shell::shown(command), said.trim_end());
+    }
+    Ok((took, peak))
 }
 
 /// What only benchmarks ask of the laboratory.
