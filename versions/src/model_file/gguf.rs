@@ -3,19 +3,25 @@
 
 use std::io::{BufReader, Read, Seek};
 
-use super::{Broken, ModelInfo, Tensor, broken};
+use super::{Broken, ModelInfo, Tensor, broken, limit};
 
 /// No file has as many tensors or pairs.
-const COUNT_MAX: u64 = 1 << 20;
+const COUNT_MAX: u64 = 1 << 16;
 /// The longest text that is read; vocabularies are lists of short ones.
-const TEXT_MAX: u64 = 16 << 20;
+const TEXT_MAX: u64 = 1 << 20;
+/// Bytes of all texts that are kept.
+const KEPT_MAX: u64 = 16 << 20;
+/// Bytes of everything before the tensors.
+const HEADER_MAX: u64 = 256 << 20;
 /// Lists within lists.
 const DEPTH_MAX: u32 = 4;
 const DIMENSIONS_MAX: u32 = 8;
 const ALIGNMENT: u64 = 32;
+/// The number of the type of texts.
+const TEXT: u32 = 8;
 
 pub(super) fn read(file: &mut (impl Read + Seek), size: u64, info: &mut ModelInfo) -> Result<(), Broken> {
-    let mut input = Input { reader: BufReader::new(file), at: 0, size };
+    let mut input = Input { reader: BufReader::with_capacity(1 << 16, file), at: 0, kept: 0, size };
     input.bytes::<4>()?;
     let version = input.u32()?;
     if !(2..=3).contains(&version) {
@@ -23,7 +29,9 @@ pub(super) fn read(file: &mut (impl Read + Seek), size: u64, info: &mut ModelInf
     }
     let (tensors, pairs) = (input.u64()?, input.u64()?);
     if tensors > COUNT_MAX || pairs > COUNT_MAX {
-        return broken(format!("it announces {tensors} tensors and {pairs} pairs of metadata"));
+        return limit(format!(
+            "it announces {tensors} tensors and {pairs} pairs of metadata, and {COUNT_MAX} are read"
+        ));
     }
     let mut alignment = ALIGNMENT;
     for _ in 0..pairs {
@@ -52,11 +60,11 @@ pub(super) fn read(file: &mut (impl Read + Seek), size: u64, info: &mut ModelInf
             return broken(format!("tensor {name:?} has the shape {shape:?}"));
         };
         let bytes = block.and_then(|(numbers, bytes)| count.div_ceil(numbers).checked_mul(bytes));
-        ends.push((name.clone(), offset, offset.checked_add(bytes.unwrap_or(0))));
+        ends.push((offset, offset.checked_add(bytes.unwrap_or(0))));
         info.tensors.push(Tensor { name, dtype, shape, bytes });
     }
     let data = size.saturating_sub(input.at.next_multiple_of(alignment));
-    for (name, start, end) in ends {
+    for ((start, end), Tensor { name, .. }) in ends.into_iter().zip(&info.tensors) {
         if end.is_none_or(|end| end > data) {
             return broken(format!("tensor {name:?} begins at {start} and does not fit into {data} bytes"));
         }
@@ -67,15 +75,33 @@ pub(super) fn read(file: &mut (impl Read + Seek), size: u64, info: &mut ModelInf
 struct Input<R> {
     reader: R,
     at: u64,
+    /// Bytes of texts that were kept.
+    kept: u64,
     size: u64,
 }
 
-impl<R: Read> Input<R> {
+impl<R: Read + Seek> Input<R> {
     fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Broken> {
         let mut bytes = [0; N];
         self.reader.read_exact(&mut bytes)?;
-        self.at += N as u64;
+        self.on(N as u64)?;
         Ok(bytes)
+    }
+
+    fn on(&mut self, bytes: u64) -> Result<(), Broken> {
+        self.at += bytes;
+        match self.at {
+            ..=HEADER_MAX => Ok(()),
+            _ => limit(format!("it has more than {HEADER_MAX} bytes before its tensors")),
+        }
+    }
+
+    fn skip(&mut self, bytes: u64) -> Result<(), Broken> {
+        if bytes > self.size.saturating_sub(self.at) {
+            return broken("it ends too early");
+        }
+        self.on(bytes)?;
+        Ok(self.reader.seek_relative(i64::try_from(bytes).unwrap_or(i64::MAX))?)
     }
 
     fn u32(&mut self) -> Result<u32, Broken> {
@@ -88,15 +114,19 @@ impl<R: Read> Input<R> {
 
     fn text(&mut self) -> Result<String, Broken> {
         let length = self.u64()?;
-        if length > TEXT_MAX.min(self.size.saturating_sub(self.at)) {
+        if length > self.size.saturating_sub(self.at) {
             return broken(format!("it has a text of {length} bytes"));
+        }
+        self.kept += length;
+        if length > TEXT_MAX || self.kept > KEPT_MAX {
+            return limit(format!("its texts have more than {TEXT_MAX} bytes, or {KEPT_MAX} all together"));
         }
         let mut bytes = Vec::new();
         self.reader.by_ref().take(length).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != length {
             return broken("it ends too early");
         }
-        self.at += length;
+        self.on(length)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -111,14 +141,25 @@ impl<R: Read> Input<R> {
             5 => self.bytes().map(i32::from_le_bytes)?.to_string(),
             6 => self.bytes().map(f32::from_le_bytes)?.to_string(),
             7 => (self.bytes::<1>()?[0] != 0).to_string(),
-            8 => self.text()?,
+            TEXT => self.text()?,
             9 => {
                 let (of, length) = (self.u32()?, self.u64()?);
                 if depth >= DEPTH_MAX || length > self.size.saturating_sub(self.at) {
                     return broken(format!("it has a list of {length} values"));
                 }
-                for _ in 0..length {
-                    self.value(of, depth + 1)?;
+                match width(of) {
+                    Some(width) => self.skip(length.saturating_mul(width))?,
+                    None if of == TEXT => {
+                        for _ in 0..length {
+                            let bytes = self.u64()?;
+                            self.skip(bytes)?;
+                        }
+                    }
+                    None => {
+                        for _ in 0..length {
+                            self.value(of, depth + 1)?;
+                        }
+                    }
                 }
                 format!("{length} values")
             }
@@ -128,6 +169,17 @@ impl<R: Read> Input<R> {
             kind => return broken(format!("it has a value of the unknown type {kind}")),
         })
     }
+}
+
+/// The bytes of a value of this type, where all have as many.
+fn width(kind: u32) -> Option<u64> {
+    Some(match kind {
+        0 | 1 | 7 => 1,
+        2 | 3 => 2,
+        4..=6 => 4,
+        10..=12 => 8,
+        _ => return None,
+    })
 }
 
 /// The name of a type, and how many numbers of it take how many bytes.

@@ -3,6 +3,7 @@
 //! breaks its format's rules is described, not an error.
 
 mod gguf;
+mod imports;
 mod pickle;
 mod safetensors;
 
@@ -11,8 +12,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 
 use serde::Serialize;
 
-/// Read to tell what a file is.
-const MAGIC: usize = 16;
+/// Read to tell what a file is: the head of a tar archive.
+const MAGIC: usize = 512;
+/// Of these, what is shown of a file that is nothing that is known.
+const SHOWN: usize = 16;
 
 /// A model file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -90,6 +93,11 @@ pub enum Finding {
         /// What it imports.
         import: String,
     },
+    /// Nobody can say what is in it, or in a part of it.
+    NotLookedInto {
+        /// Why not.
+        reason: String,
+    },
 }
 
 impl std::fmt::Display for Finding {
@@ -100,6 +108,7 @@ impl std::fmt::Display for Finding {
             Self::UnknownImport { import } => {
                 write!(f, "it imports {import}, which is not known to be harmless")
             }
+            Self::NotLookedInto { reason } => write!(f, "it could not be looked into: {reason}"),
         }
     }
 }
@@ -109,6 +118,8 @@ impl std::fmt::Display for Finding {
 enum Broken {
     /// The file breaks a rule.
     Rule(String),
+    /// It has more than is read of any file.
+    Limit(String),
     /// It could not be read.
     Io(io::Error),
 }
@@ -126,6 +137,10 @@ impl From<io::Error> for Broken {
 
 fn broken<T>(reason: impl Into<String>) -> Result<T, Broken> {
     Err(Broken::Rule(reason.into()))
+}
+
+fn limit<T>(reason: impl Into<String>) -> Result<T, Broken> {
+    Err(Broken::Limit(reason.into()))
 }
 
 /// Tells what `file` is; `name` says what it is meant to be.
@@ -147,24 +162,37 @@ pub fn inspect(file: &mut (impl Read + Seek), name: &str) -> io::Result<ModelInf
         [b'P', b'K', 3, 4, ..] => ModelFormat::TorchZip,
         [0x80, 0..=5, ..] => ModelFormat::Pickle,
         [_, _, _, _, _, 0, 0, 0, b'{', ..] => ModelFormat::Safetensors,
-        // A pickle of the first protocol begins like any text.
-        _ if meant == ModelFormat::Pickle && looks_like_pickle(&start) => ModelFormat::Pickle,
+        // torch takes its oldest files out of a tar archive, which may begin like a pickle.
+        _ if is_tar(&start) => ModelFormat::Unknown,
+        // A pickle of the first protocols begins like any text: how it goes on tells.
+        _ if meant == ModelFormat::Pickle => ModelFormat::Pickle,
         _ => ModelFormat::Unknown,
     };
     let mut info = ModelInfo { format, ..ModelInfo::default() };
     let read = match format {
         ModelFormat::Safetensors => safetensors::read(file, size, &mut info),
         ModelFormat::Gguf => gguf::read(file, size, &mut info),
-        ModelFormat::Pickle => pickle::read(file, &mut info),
-        ModelFormat::TorchZip => pickle::read_zip(file, &mut info),
+        ModelFormat::Pickle => pickle::read(file, &start, &pickle::LIMITS, &mut info),
+        ModelFormat::TorchZip => pickle::read_zip(file, &pickle::LIMITS, &mut info),
         ModelFormat::Unknown if meant == ModelFormat::Safetensors || meant == ModelFormat::Gguf => {
             broken(format!("it is no {meant} file: {}", beginning(&start)))
         }
+        ModelFormat::Unknown if meant == ModelFormat::Pickle => limit("it is a tar archive"),
         ModelFormat::Unknown => Ok(()),
     };
     match read {
         Ok(()) => {}
+        Err(Broken::Rule(reason))
+            if format == ModelFormat::Pickle
+                && info.imports.is_empty()
+                && !matches!(start[..], [0x80, 0..=5, ..]) =>
+        {
+            info.format = ModelFormat::Unknown;
+            let reason = format!("it is no pickle ({reason}) and no zip file; {}", beginning(&start));
+            info.findings.push(Finding::NotLookedInto { reason });
+        }
         Err(Broken::Rule(reason)) => info.findings.push(Finding::Malformed { reason }),
+        Err(Broken::Limit(reason)) => info.findings.push(Finding::NotLookedInto { reason }),
         Err(Broken::Io(error)) => return Err(error),
     }
     let harmless = matches!(meant, ModelFormat::Safetensors | ModelFormat::Gguf);
@@ -175,15 +203,20 @@ pub fn inspect(file: &mut (impl Read + Seek), name: &str) -> io::Result<ModelInf
     Ok(info)
 }
 
-/// The opcodes that a pickle without a protocol header begins with.
-fn looks_like_pickle(start: &[u8]) -> bool {
-    matches!(start.first(), Some(b'(' | b'c' | b'}' | b']' | b'I' | b'L'))
+/// Whether these bytes are the head of a tar archive: the sum of all of them stands in its own field, which counts as
+/// spaces. Not every tar has a name of the format.
+fn is_tar(start: &[u8]) -> bool {
+    let Some((head, field)) = start.get(..512).zip(start.get(148..156)) else { return false };
+    let told = std::str::from_utf8(field).ok().map(|text| text.trim_matches([' ', '\0']));
+    let told = told.and_then(|text| u32::from_str_radix(text, 8).ok());
+    let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+    told == Some(sum(head) - sum(field) + 8 * u32::from(b' '))
 }
 
 fn beginning(start: &[u8]) -> String {
     match start {
         [] => "it is empty".to_owned(),
-        start => format!("it begins with {:?}", String::from_utf8_lossy(start)),
+        start => format!("it begins with {:?}", String::from_utf8_lossy(&start[..start.len().min(SHOWN)])),
     }
 }
 

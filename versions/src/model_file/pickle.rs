@@ -2,275 +2,174 @@
 //! `INST` and `STACK_GLOBAL`, and by the numbers of `EXT`; so all imports are gathered, and those that are not known
 //! to be harmless are told. A name that is not plainly there, but computed, counts as the worst.
 //! (Opcodes: CPython's `Lib/pickletools.py`.)
+//!
+//! A file may have several pickles, one after another, of which any may be loaded. Those of torch's first format are
+//! five, and raw numbers follow; of others all are walked until what follows is no pickle.
 
-use std::collections::{BTreeSet, HashMap};
+use std::cell::Cell;
+use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Seek};
 
-use super::{Broken, Finding, ModelInfo, broken};
+use super::imports::Imports;
+use super::{Broken, ModelInfo, broken, limit};
 
-/// The pickles that `torch.load` takes one after another from a file of its first format.
-const PICKLES: usize = 5;
+/// The pickles of torch's first format, of which the first is this number.
+const TORCH: usize = 5;
+const TORCH_NUMBER: [&[u8]; 2] =
+    [b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", b"L119547037146038801333356L\n"];
+/// What is read of one file, and no more.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// Opcodes of all its pickles.
+    pub(super) opcodes: u64,
+    /// Bytes that the pickles in a zip file unpack to.
+    pub(super) unpacked: u64,
+    /// Bytes of the directory of a zip file; each entry takes some fifty, and ten times as much in memory.
+    pub(super) directory: u64,
+}
+
+/// Less than a second of work.
+pub(super) const LIMITS: Limits = Limits { opcodes: 1 << 26, unpacked: 512 << 20, directory: 8 << 20 };
 /// A name, or a number in digits, is no longer than this.
 const LINE_MAX: u64 = 1 << 16;
 /// Of longer texts nothing is kept: they are no names.
-const TEXT_MAX: u64 = 1 << 12;
-/// Memo entries that are kept.
-const MEMO_MAX: usize = 1 << 20;
-/// What stands for a name that is computed.
-const COMPUTED: &str = "a name that it computes";
+const TEXT_MAX: u64 = 512;
+/// Memo entries that are told apart.
+const MEMO_MAX: u64 = 1 << 20;
+/// Bytes of the texts in a memo that are kept.
+const MEMO_TEXTS: usize = 8 << 20;
 
-/// A file that begins with a pickle.
-pub(super) fn read(file: &mut impl Read, info: &mut ModelInfo) -> Result<(), Broken> {
-    let mut walk = Walk { reader: BufReader::with_capacity(1 << 16, file), imports: BTreeSet::new() };
-    let mut ended = Ok(());
-    for _ in 0..PICKLES {
-        ended = walk.pickle();
-        // Raw numbers follow the last one.
-        let more = ended.is_ok() && matches!(walk.reader.fill_buf()?, [0x80, 0..=5, ..]);
-        if !more {
+/// A file that begins with a pickle, of which `start` are the first bytes.
+pub(super) fn read(
+    file: &mut impl Read,
+    start: &[u8],
+    limits: &Limits,
+    info: &mut ModelInfo,
+) -> Result<(), Broken> {
+    let body = if let [0x80, _, body @ ..] = start { body } else { start };
+    let is_torch = TORCH_NUMBER.iter().any(|number| body.starts_with(number));
+    let reader = BufReader::with_capacity(1 << 16, file);
+    let mut walk = Walk { reader, imports: Imports::default(), left: limits.opcodes };
+    let mut all = Imports::default();
+    let mut ended = walk.pickle();
+    all.append(std::mem::take(&mut walk.imports));
+    let mut walked = 1;
+    while ended.is_ok() && !(is_torch && walked == TORCH) {
+        let next = walk.reader.fill_buf()?;
+        if next.is_empty() {
             break;
         }
+        // One that says its protocol is one; of any other bytes their end tells, or what they would have imported.
+        let sure = is_torch || matches!(next, [0x80, 0..=5, ..]);
+        let found = walk.pickle();
+        let imports = std::mem::take(&mut walk.imports);
+        match found {
+            found if sure || found.is_ok() => {
+                all.append(imports);
+                ended = found;
+            }
+            Err(Broken::Rule(_)) => {
+                all.append_plausible(imports);
+                break;
+            }
+            found => {
+                all.append_plausible(imports);
+                ended = found;
+            }
+        }
+        walked += 1;
     }
-    tell(walk.imports, info);
+    all.tell(info);
     ended
 }
 
 /// A zip file with pickles in it.
-pub(super) fn read_zip(file: &mut (impl Read + Seek), info: &mut ModelInfo) -> Result<(), Broken> {
+pub(super) fn read_zip(
+    file: &mut (impl Read + Seek),
+    limits: &Limits,
+    info: &mut ModelInfo,
+) -> Result<(), Broken> {
+    let left = Cell::new(limits.directory);
     let unreadable = |error: zip::result::ZipError| match error {
+        _ if left.get() == 0 => {
+            Broken::Limit(format!("the directory of its zip has more than {} bytes", limits.directory))
+        }
         zip::result::ZipError::Io(error) => Broken::from(error),
         error => Broken::Rule(format!("its zip directory cannot be read: {error}")),
     };
-    let mut archive = zip::ZipArchive::new(file).map_err(unreadable)?;
+    let mut archive = zip::ZipArchive::new(Metered { inner: file, left: &left }).map_err(unreadable)?;
     if archive.has_duplicate_names() {
         // Who loads it may see the other one.
         return broken("two entries of it have the same name".to_owned());
     }
-    let mut imports = BTreeSet::new();
-    let (mut found, mut ended) = (false, Ok(()));
+    let mut pickles = Vec::new();
     for index in 0..archive.len() {
+        left.set(u64::MAX);
         let name = match archive.by_index_raw(index).map_err(unreadable)?.name() {
             Ok(name) => name.into_owned(),
             Err(error) => return broken(format!("a name in its zip directory cannot be read: {error}")),
         };
         // What loads it may not care about case.
-        if !name.to_ascii_lowercase().ends_with(".pkl") {
-            continue;
+        if name.to_ascii_lowercase().ends_with(".pkl") {
+            pickles.push((index, name));
         }
-        found = true;
+    }
+    if pickles.is_empty() {
+        return broken("it is a zip file without a pickle");
+    }
+    let (mut imports, mut ended, mut opcodes) = (Imports::default(), Ok(()), limits.opcodes);
+    let unpacked = Cell::new(limits.unpacked);
+    for (index, name) in pickles {
         let walked = match archive.by_index(index) {
             Ok(entry) => {
-                let mut walk = Walk { reader: BufReader::new(entry), imports };
+                let reader = BufReader::new(Metered { inner: entry, left: &unpacked });
+                let mut walk = Walk { reader, imports, left: opcodes };
                 let walked = walk.pickle();
-                imports = walk.imports;
-                walked
+                (imports, opcodes) = (walk.imports, walk.left);
+                match walked {
+                    Err(_) if unpacked.get() == 0 => {
+                        limit(format!("the pickles in its zip have more than {} bytes", limits.unpacked))
+                    }
+                    walked => walked,
+                }
             }
             Err(error) => broken(format!("{name} in it cannot be read: {error}")),
         };
         ended = ended.and(walked);
+        if matches!(ended, Err(Broken::Limit(_))) {
+            break;
+        }
     }
-    tell(imports, info);
-    if !found {
-        return broken("it is a zip file without a pickle");
-    }
+    imports.tell(info);
     ended
 }
 
-fn tell(imports: BTreeSet<String>, info: &mut ModelInfo) {
-    for import in &imports {
-        let import = import.clone();
-        match danger(&import) {
-            Danger::None => {}
-            Danger::Code => info.findings.push(Finding::RunsCode { import }),
-            Danger::Unknown => info.findings.push(Finding::UnknownImport { import }),
-        }
-    }
-    info.imports = imports.into_iter().collect();
+/// Gives no more than so many bytes.
+struct Metered<'a, R> {
+    inner: R,
+    left: &'a Cell<u64>,
 }
 
-enum Danger {
-    None,
-    Code,
-    Unknown,
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left.get()).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.inner.read(&mut buffer[..most])?;
+        self.left.set(self.left.get() - count as u64);
+        Ok(count)
+    }
 }
 
-/// Modules whose functions run programs or code, or reach out of the process.
-const CODE: &[&str] = &[
-    "os",
-    "posix",
-    "nt",
-    "subprocess",
-    "sys",
-    "runpy",
-    "code",
-    "codeop",
-    "pty",
-    "pdb",
-    "bdb",
-    "timeit",
-    "shutil",
-    "socket",
-    "ssl",
-    "http",
-    "urllib",
-    "requests",
-    "httpx",
-    "aiohttp",
-    "webbrowser",
-    "ftplib",
-    "smtplib",
-    "asyncio",
-    "multiprocessing",
-    "threading",
-    "ctypes",
-    "cffi",
-    "importlib",
-    "imp",
-    "pkgutil",
-    "pip",
-    "setuptools",
-    "pickle",
-    "_pickle",
-    "dill",
-    "cloudpickle",
-    "marshal",
-    "shelve",
-    "operator",
-    "_operator",
-    "functools",
-    "types",
-    "inspect",
-    "platform",
-    "tempfile",
-    "pathlib",
-    "io",
-    "_io",
-    "builtins.eval",
-    "builtins.exec",
-    "builtins.compile",
-    "builtins.open",
-    "builtins.getattr",
-    "builtins.setattr",
-    "builtins.__import__",
-    "builtins.globals",
-    "builtins.locals",
-    "builtins.vars",
-    "builtins.breakpoint",
-    "builtins.input",
-    "builtins.apply",
-    "builtins.map",
-    "torch.load",
-    "torch.hub",
-    "torch.jit",
-    "torch.serialization",
-    "torch.utils.data",
-    "torch._dynamo",
-    "torch._inductor",
-    "torch.distributed",
-    "torch.storage._load_from_bytes",
-    "numpy.testing",
-    "numpy.load",
-    "numpy.distutils",
-    "numpy.f2py",
-    "numpy.core.multiarray.fromfile",
-];
-
-/// What ordinary checkpoints import, and what only holds data.
-const HARMLESS: &[&str] = &[
-    "collections.OrderedDict",
-    "collections.defaultdict",
-    "collections.Counter",
-    "collections.deque",
-    "torch._utils._rebuild_tensor",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_tensor_v3",
-    "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_parameter_with_state",
-    "torch._utils._rebuild_qtensor",
-    "torch._utils._rebuild_sparse_tensor",
-    "torch._utils._rebuild_meta_tensor_no_storage",
-    "torch._tensor._rebuild_from_type_v2",
-    "torch.Tensor",
-    "torch.nn.parameter.Parameter",
-    "torch.nn.parameter.Buffer",
-    "torch.Size",
-    "torch.device",
-    "torch.dtype",
-    "torch.FloatStorage",
-    "torch.HalfStorage",
-    "torch.DoubleStorage",
-    "torch.LongStorage",
-    "torch.IntStorage",
-    "torch.ShortStorage",
-    "torch.CharStorage",
-    "torch.ByteStorage",
-    "torch.BoolStorage",
-    "torch.BFloat16Storage",
-    "torch.ComplexFloatStorage",
-    "torch.ComplexDoubleStorage",
-    "torch.storage.UntypedStorage",
-    "torch.storage.TypedStorage",
-    "torch.UntypedStorage",
-    "torch.float32",
-    "torch.float16",
-    "torch.bfloat16",
-    "torch.float64",
-    "torch.int64",
-    "torch.int32",
-    "torch.int16",
-    "torch.int8",
-    "torch.uint8",
-    "torch.bool",
-    "torch.float8_e4m3fn",
-    "torch.float8_e5m2",
-    "torch.serialization._get_layout",
-    "torch.strided",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "_codecs.encode",
-    "builtins.set",
-    "builtins.frozenset",
-    "builtins.dict",
-    "builtins.list",
-    "builtins.tuple",
-    "builtins.int",
-    "builtins.float",
-    "builtins.bool",
-    "builtins.str",
-    "builtins.bytes",
-    "builtins.bytearray",
-    "builtins.complex",
-    "builtins.slice",
-    "builtins.range",
-    "builtins.object",
-    "argparse.Namespace",
-    "datetime.datetime",
-    "datetime.timedelta",
-    "datetime.timezone",
-    "copyreg._reconstructor",
-];
-
-fn danger(import: &str) -> Danger {
-    if import == COMPUTED {
-        return Danger::Code;
+impl<R: Seek> Seek for Metered<'_, R> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
     }
-    // Python 2 had another name for it.
-    let import = &import.replace("__builtin__.", "builtins.");
-    if HARMLESS.contains(&import.as_str()) {
-        return Danger::None;
-    }
-    let within =
-        |name: &&str| import == *name || import.strip_prefix(*name).is_some_and(|rest| rest.starts_with('.'));
-    if CODE.iter().any(within) { Danger::Code } else { Danger::Unknown }
 }
 
 struct Walk<R> {
     reader: BufReader<R>,
-    imports: BTreeSet<String>,
+    imports: Imports,
+    /// Opcodes that may still be walked.
+    left: u64,
 }
 
 /// What `STACK_GLOBAL` needs of the machine: the two topmost values where they are texts that stand in the file, and
@@ -278,9 +177,15 @@ struct Walk<R> {
 #[derive(Default)]
 struct Machine {
     top: [Option<String>; 2],
-    memo: HashMap<u64, Option<String>>,
-    /// `MEMOIZE` takes the number of entries; one that is written again is no new one.
+    memo: HashMap<u64, String>,
+    /// Bytes of those texts.
+    kept: usize,
+    /// Which indexes of the memo were written, a bit each. `MEMOIZE` takes their number; one that is written again is
+    /// no new one.
+    written: Vec<u64>,
     entries: u64,
+    /// An index was too high: nobody can say any more which entry is which.
+    lost: bool,
 }
 
 impl Machine {
@@ -289,19 +194,30 @@ impl Machine {
     }
 
     fn put(&mut self, index: u64) {
-        if !self.memo.contains_key(&index) {
-            self.entries += 1;
+        if index >= MEMO_MAX {
+            self.lost = true;
+            return;
         }
+        let (word, bit) = ((index / 64) as usize, 1 << (index % 64));
+        if self.written.len() <= word {
+            self.written.resize(word + 1, 0);
+        }
+        if let Some(written) = self.written.get_mut(word) {
+            self.entries += u64::from(*written & bit == 0);
+            *written |= bit;
+        }
+        self.kept -= self.memo.remove(&index).map_or(0, |text| text.len());
         // What is not kept is not known, and counts as computed.
-        if self.memo.len() < MEMO_MAX || self.memo.contains_key(&index) {
-            self.memo.insert(index, self.top[1].clone());
+        let text =
+            self.top[1].as_ref().filter(|text| self.kept + text.len() + self.memo.len() * 64 < MEMO_TEXTS);
+        if let Some(text) = text {
+            self.kept += text.len();
+            self.memo.insert(index, text.clone());
         }
     }
 
     fn get(&mut self, index: u64) {
-        // Of a full memo nobody can say which entry came last.
-        let known = if self.memo.len() < MEMO_MAX { self.memo.get(&index) } else { None };
-        let value = known.cloned().flatten();
+        let value = self.memo.get(&index).filter(|_| !self.lost).cloned();
         self.push(value);
     }
 }
@@ -311,6 +227,10 @@ impl<R: Read> Walk<R> {
     fn pickle(&mut self) -> Result<(), Broken> {
         let mut machine = Machine::default();
         loop {
+            let Some(left) = self.left.checked_sub(1) else {
+                return limit("it has more opcodes in its pickles than are walked");
+            };
+            self.left = left;
             let opcode = self.number(1)? as u8;
             match opcode {
                 b'.' => return Ok(()),
@@ -323,20 +243,19 @@ impl<R: Read> Walk<R> {
                 }
                 b'c' | b'i' => {
                     let (module, name) = (self.line()?, self.line()?);
-                    self.imports.insert(format!("{module}.{name}"));
+                    self.imports.add(&module, &name);
                     machine.push(None);
                 }
                 0x93 => {
-                    let import = match &machine.top {
-                        [Some(module), Some(name)] => format!("{module}.{name}"),
-                        _ => COMPUTED.to_owned(),
-                    };
-                    self.imports.insert(import);
+                    match &machine.top {
+                        [Some(module), Some(name)] => self.imports.add(module, name),
+                        _ => self.imports.computed(),
+                    }
                     machine.push(None);
                 }
                 0x82..=0x84 => {
                     let code = self.number(1 << (opcode - 0x82))?;
-                    self.imports.insert(format!("the extension {code}"));
+                    self.imports.extension(code);
                     machine.push(None);
                 }
                 b'q' | b'r' => {

@@ -4,24 +4,90 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::{Broken, ModelInfo, Tensor, broken};
+use super::{Broken, ModelInfo, Tensor, broken, limit};
 
 /// The format's own limit.
 const HEADER_MAX: u64 = 100_000_000;
+/// What is read of it; the largest that there are have a tenth of it.
+const READ_MAX: u64 = 16 << 20;
+/// Tensors, and pairs of metadata, that are read.
+const COUNT_MAX: usize = 1 << 16;
+const DIMENSIONS_MAX: usize = 64;
+/// How the parser is told that a limit was met: what its error begins with.
+const LIMIT: &str = "more than are read: ";
 const METADATA: &str = "__metadata__";
 
 #[derive(Deserialize)]
 struct Entry {
     dtype: String,
-    shape: Vec<u64>,
+    shape: Shape,
     data_offsets: (u64, u64),
+}
+
+/// At most [`DIMENSIONS_MAX`] numbers.
+struct Shape(Vec<u64>);
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Shape;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of dimensions")
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Shape, S::Error> {
+                let mut shape = Vec::new();
+                while let Some(side) = list.next_element()? {
+                    if shape.len() == DIMENSIONS_MAX {
+                        return Err(Error::custom(format!(
+                            "{LIMIT}a tensor with {DIMENSIONS_MAX} dimensions"
+                        )));
+                    }
+                    shape.push(side);
+                }
+                Ok(Shape(shape))
+            }
+        }
+        deserializer.deserialize_seq(Read)
+    }
+}
+
+/// At most [`COUNT_MAX`] pairs.
+#[derive(Default)]
+struct Metadata(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Metadata;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of texts")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Metadata, M::Error> {
+                let mut pairs = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry()? {
+                    if pairs.len() == COUNT_MAX {
+                        return Err(Error::custom(format!("{LIMIT}{COUNT_MAX} pairs of metadata")));
+                    }
+                    pairs.insert(name, value);
+                }
+                Ok(Metadata(pairs))
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
 }
 
 /// The header in the order of the file. A name that stands twice is refused, as the format asks.
 struct Header {
-    metadata: BTreeMap<String, String>,
+    metadata: Metadata,
     tensors: Vec<(String, Entry)>,
 }
 
@@ -36,11 +102,14 @@ impl<'de> Deserialize<'de> for Header {
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Header, M::Error> {
-                let mut header = Header { metadata: BTreeMap::new(), tensors: Vec::new() };
+                let mut header = Header { metadata: Metadata::default(), tensors: Vec::new() };
                 let mut seen = std::collections::HashSet::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if !seen.insert(name.clone()) {
-                        return Err(serde::de::Error::custom(format!("the name {name:?} stands twice")));
+                        return Err(Error::custom(format!("the name {name:?} stands twice")));
+                    }
+                    if seen.len() > COUNT_MAX {
+                        return Err(Error::custom(format!("{LIMIT}{COUNT_MAX} tensors")));
                     }
                     if name == METADATA {
                         header.metadata = map.next_value()?;
@@ -66,6 +135,9 @@ pub(super) fn read(file: &mut impl Read, size: u64, info: &mut ModelInfo) -> Res
     if length > HEADER_MAX {
         return broken(format!("its header has {length} bytes, more than the format allows"));
     }
+    if length > READ_MAX {
+        return limit(format!("its header has {length} bytes, and {READ_MAX} are read"));
+    }
     let mut text = Vec::new();
     file.take(length).read_to_end(&mut text)?;
     if text.len() as u64 != length {
@@ -73,11 +145,17 @@ pub(super) fn read(file: &mut impl Read, size: u64, info: &mut ModelInfo) -> Res
     }
     let header: Header = match serde_json::from_slice(&text) {
         Ok(header) => header,
-        Err(error) => return broken(format!("its header cannot be read: {error}")),
+        Err(error) => {
+            let said = error.to_string();
+            return match said.starts_with(LIMIT) {
+                true => limit(format!("its header has {said}")),
+                false => broken(format!("its header cannot be read: {said}")),
+            };
+        }
     };
-    info.metadata = header.metadata;
+    info.metadata = header.metadata.0;
     let mut spans = Vec::with_capacity(header.tensors.len());
-    for (name, Entry { dtype, shape, data_offsets: (start, end) }) in header.tensors {
+    for (name, Entry { dtype, shape: Shape(shape), data_offsets: (start, end) }) in header.tensors {
         if start > end || end > data {
             return broken(format!("tensor {name:?} has the bytes {start} to {end} of {data}"));
         }

@@ -183,6 +183,13 @@ fn a_pickle_is_judged_by_what_it_imports() {
             b"\x80\x02cos\nsystem\n\xff".to_vec(),
             vec![runs("os.system"), "it has the unknown opcode 0xff in its pickle".to_owned()],
         ),
+        // They may begin like any text.
+        (b"N0cos\nsystem\n.".to_vec(), vec![runs("os.system")]),
+        (b"K\x010X\x01\0\0\0ncos\nsystem\n)R.".to_vec(), vec![runs("os.system")]),
+        // Several in a row: one that breaks after its import has run it, and raw numbers are none.
+        (b"N.N.cos\nsystem\n\xff".to_vec(), vec![runs("os.system")]),
+        (b"N.c\xff\xfe\n\xfd\n\xff".to_vec(), vec![]),
+        ([&b"N."[..]; 9].concat().into_iter().chain(*b"\x80\x02cos\nsystem\n.").collect(), vec![runs("os.system")]),
         // The second of several pickles.
         (b"\x80\x02N.\x80\x02cos\nsystem\n.raw".to_vec(), vec![runs("os.system")]),
         (b"\x80\x02X\xff\xff\0\0short".to_vec(), vec!["it ends too early".to_owned()]),
@@ -191,17 +198,144 @@ fn a_pickle_is_judged_by_what_it_imports() {
     }
 }
 
+/// A number, a version, the machine; the object, the names of its storages; then the storages.
+#[test]
+fn all_five_pickles_of_torch_are_walked() {
+    let number = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+    let text = b"L119547037146038801333356L\n.";
+    for (first, rest) in [(&number[..], &b"\x80\x02M\xe9\x03.\x80\x02}."[..]), (text, b"I1001\n.(d.")] {
+        for object in [&b"\x80\x02cos\nsystem\n)R."[..], b"cos\nsystem\n)R."] {
+            // What looks like a sixth is raw numbers.
+            let file = [first, rest, object, b"(l.", b"\x80\x02cposix\ngetpid\n."].concat();
+            let info = look(&file, "x.pt");
+            assert_eq!((info.format, info.imports), (ModelFormat::Pickle, vec!["os.system".to_owned()]));
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_looked_into_is_told() {
+    let mut tar = b"N.\0pickle".to_vec();
+    tar.resize(512, 0);
+    let sum: u32 = tar.iter().map(|byte| u32::from(*byte)).sum::<u32>() + 8 * u32::from(b' ');
+    tar[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    tar[155] = b' ';
+    for (bytes, name, text) in [
+        (&b""[..], "x.bin", "it is no pickle (it ends too early) and no zip file; it is empty"),
+        (
+            b"<html>a login</html>",
+            "x.ckpt",
+            "it is no pickle (it has the unknown opcode 0x3c in its pickle) and no zip file; it begins with \
+             \"<html>a login</h\"",
+        ),
+        (&tar, "x.pt", "it is a tar archive"),
+    ] {
+        let info = look(bytes, name);
+        assert_eq!(info.format, ModelFormat::Unknown, "{name}");
+        assert_eq!(says(bytes, name), [format!("it could not be looked into: {text}")]);
+    }
+}
+
+/// Files that are much larger than any of their kind, or unpack to much more.
+#[test]
+fn what_is_hostile_meets_a_limit() {
+    // A text of 500 bytes, and then as many memo entries as there may be with it.
+    let mut memo = b"\x80\x04\x8d\xf4\x01\0\0\0\0\0\0".to_vec();
+    memo.resize(memo.len() + 500, b'm');
+    memo.resize(memo.len() + 100_000, 0x94);
+    memo.extend(b"j\x9f\x86\x01\0j\x9f\x86\x01\0\x93.");
+    let names: Vec<u8> = (0..2000).flat_map(|number| format!("cmine\nname{number}\n").into_bytes()).collect();
+    let names = [&names[..], b"cos\nsystem\n."].concat();
+    // What runs code is listed among any number of others.
+    assert!(look(&names, "x.pt").imports.contains(&"os.system".to_owned()));
+
+    let mut texts = b"GGUF\x03\0\0\0".to_vec();
+    texts.extend([0u64.to_le_bytes(), 18u64.to_le_bytes()].concat());
+    for index in 0..18u8 {
+        texts.extend(1u64.to_le_bytes());
+        texts.push(b'a' + index);
+        texts.extend(8u32.to_le_bytes());
+        texts.extend((1u64 << 20).to_le_bytes());
+        texts.resize(texts.len() + (1 << 20), b't');
+    }
+    let mut many = b"GGUF\x03\0\0\0".to_vec();
+    many.extend([1u64 << 17, 0].map(u64::to_le_bytes).concat());
+
+    let tensors = |count: usize| {
+        let one = |index| format!(r#""{index}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#);
+        safetensors(&format!("{{{}}}", (0..count).map(one).collect::<Vec<_>>().join(",")), 0)
+    };
+    let pairs: Vec<String> = (0..70_000).map(|index| format!(r#""{index}":"""#)).collect();
+    let pairs = safetensors(&format!(r#"{{"__metadata__":{{{}}}}}"#, pairs.join(",")), 0);
+    let shape = format!(r#"{{"a":{{"dtype":"U8","shape":[{}0],"data_offsets":[0,0]}}}}"#, "0,".repeat(100));
+    for (bytes, name, said) in [
+        (names, "x.pt", "it imports more names than the 513 that are listed"),
+        (texts, "x.gguf", "its texts have more than 1048576 bytes, or 16777216 all together"),
+        (many, "x.gguf", "it announces 131072 tensors and 0 pairs of metadata, and 65536 are read"),
+        (
+            tensors(70_000),
+            "x.safetensors",
+            "its header has more than are read: 65536 tensors at line 1 column",
+        ),
+        (
+            pairs,
+            "x.safetensors",
+            "its header has more than are read: 65536 pairs of metadata at line 1 column",
+        ),
+        (
+            safetensors(&shape, 0),
+            "x.safetensors",
+            "its header has more than are read: a tensor with 64 dimensions",
+        ),
+        (
+            safetensors(&format!("{{{}", " ".repeat(17 << 20)), 0),
+            "x.safetensors",
+            "its header has 17825793 bytes, and 16777216 are read",
+        ),
+    ] {
+        let found = says(&bytes, name);
+        let told = found.iter().any(|text| text.starts_with(&format!("it could not be looked into: {said}")));
+        assert!(told, "{said}: {}", found.last().cloned().unwrap_or_default());
+    }
+    // What is not kept counts as computed.
+    assert_eq!(says(&memo, "x.pt"), ["loading it runs code: it imports a name that it computes"]);
+}
+
+#[test]
+fn pickles_in_a_zip_are_read_within_limits() {
+    let small = pickle::Limits { opcodes: 20, unpacked: 100, directory: 2000 };
+    let long = "x".repeat(3000);
+    for (name, bytes, said) in [
+        ("a.pkl", vec![b'N'; 21], Some("it has more opcodes in its pickles than are walked")),
+        ("a.pkl", vec![b' '; 0], Some("it ends too early")),
+        (
+            "a.pkl",
+            [&b"C\x7f"[..], &[0; 0x7f], b"."].concat(),
+            Some("the pickles in its zip have more than 100 bytes"),
+        ),
+        (long.as_str(), b"N.".to_vec(), Some("the directory of its zip has more than 2000 bytes")),
+        ("a.pkl", b"N.".to_vec(), None),
+    ] {
+        let mut info = ModelInfo::default();
+        let read = pickle::read_zip(&mut Cursor::new(zipped(name, &bytes)), &small, &mut info);
+        match (read, said) {
+            (Err(Broken::Limit(reason) | Broken::Rule(reason)), Some(said)) => assert_eq!(reason, said),
+            (read, said) => assert!(read.is_ok() && said.is_none(), "{name}: {read:?}"),
+        }
+    }
+}
+
+fn zipped(name: &str, bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    zip.start_file(name, stored).unwrap();
+    zip.write_all(bytes).unwrap();
+    zip.finish().unwrap().into_inner()
+}
+
 #[test]
 fn a_pickle_in_a_zip_file_is_found() {
-    let zipped = |name: &str, bytes: &[u8]| {
-        use std::io::Write;
-        let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
-        let stored =
-            zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-        zip.start_file(name, stored).unwrap();
-        zip.write_all(bytes).unwrap();
-        zip.finish().unwrap().into_inner()
-    };
     let bad = zipped("archive/data.pkl", b"\x80\x02cos\nsystem\n.");
     let info = look(&bad, "x.pth");
     assert_eq!((info.format, info.imports), (ModelFormat::TorchZip, vec!["os.system".to_owned()]));
