@@ -56,11 +56,20 @@ impl Object {
         let text = |name| own.get(name).and_then(|value| value.to_str().ok());
         let range = text(RANGE).and_then(range_of);
         let tag = text(IF_RANGE).filter(|_| range.is_some()).map(str::to_owned);
-        let asked = GetOptions { range: range.clone(), if_match: tag, ..GetOptions::default() };
-        let found = match self.ask(asked, options).await? {
+        let asked = GetOptions { range: range.clone(), if_match: tag.clone(), ..GetOptions::default() };
+        let found = match (self.ask(asked, options).await?, &range) {
             // Another version by now: all of that, as a web server would send.
-            Err(object_store::Error::Precondition { .. }) => self.ask(GetOptions::default(), options).await?,
-            found => found,
+            (Err(object_store::Error::Precondition { .. }), _) => {
+                self.ask(GetOptions::default(), options).await?
+            }
+            (Err(error), Some(GetRange::Offset(first))) => {
+                // What the clients make of a range behind the end has no name of its own.
+                match self.beyond(*first, tag.as_deref(), options).await? {
+                    Some(answer) => return Ok(answer),
+                    None => Err(error),
+                }
+            }
+            (found, _) => found,
         };
         let found = found.map_err(|error| self.failure(&error))?;
         let (start, end, size) = (found.range.start, found.range.end, found.meta.size);
@@ -85,6 +94,29 @@ impl Object {
             Ok(answer) => Ok(answer.into()),
             Err(error) => Err(super::http::answer(&self.url, error.to_string()).into()),
         }
+    }
+
+    /// The answer of a web server when the object is the one of `tag` and has no byte at `first`.
+    async fn beyond(
+        &self,
+        first: u64,
+        tag: Option<&str>,
+        options: &SourceOptions<'_>,
+    ) -> Result<Option<Response>, Failure> {
+        let asked = GetOptions { head: true, ..GetOptions::default() };
+        // The first failure says more than one of this question.
+        let Ok(found) = self.ask(asked, options).await? else { return Ok(None) };
+        let bare = |tag: &str| tag.trim_matches('"').to_owned();
+        let same = tag.is_none() || tag.map(bare) == found.meta.e_tag.as_deref().map(bare);
+        let size = found.meta.size;
+        if !same || first < size {
+            return Ok(None);
+        }
+        let answer = hyper::Response::builder().status(416).header(CONTENT_RANGE, format!("bytes */{size}"));
+        let answer = answer.body(reqwest::Body::default());
+        answer
+            .map(|answer| Some(answer.into()))
+            .map_err(|error| super::http::answer(&self.url, error.to_string()).into())
     }
 
     async fn ask(
@@ -122,5 +154,60 @@ fn range_of(value: &str) -> Option<GetRange> {
     match last {
         "" => Some(GetRange::Offset(first)),
         last => Some(GetRange::Bounded(first..last.parse::<u64>().ok()?.checked_add(1)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cvs_store::Store;
+    use cvs_tests::{HttpServer, Response as Answer};
+    use object_store::aws::AmazonS3Builder;
+
+    use super::*;
+    use crate::source::digest::Expected;
+    use crate::source::http::fetch_object;
+
+    const BYTES: &[u8] = b"all of the object";
+
+    /// A server that answers as S3 does, without asking who it is.
+    fn server() -> HttpServer {
+        let server = HttpServer::start();
+        server.route("/bucket/", |request| {
+            let size = BYTES.len();
+            let from =
+                request.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
+            let from: Option<usize> = from.map(|from| from.parse().unwrap());
+            let answer = match from {
+                Some(from) if from >= size => Answer::new(416, "<Error><Code>InvalidRange</Code></Error>"),
+                Some(from) => Answer::new(206, &BYTES[from..])
+                    .header("content-range", &format!("bytes {from}-{}/{size}", size - 1)),
+                None => Answer::new(200, BYTES),
+            };
+            answer.header("etag", "\"e\"").header("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")
+        });
+        server
+    }
+
+    #[test]
+    fn an_object_that_is_whole_is_not_asked_for_again() {
+        let server = server();
+        let bucket =
+            AmazonS3Builder::new().with_bucket_name("bucket").with_region("r").with_endpoint(server.url(""));
+        let bucket = bucket.with_allow_http(true).with_skip_signature(true).build().unwrap();
+        let url = Url::parse("s3://bucket/x.bin").unwrap();
+        let object = Object { store: Arc::new(bucket), path: Path::from("x.bin"), url };
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        // The first is not committed: what it brought stays beside the store.
+        for received in [BYTES.len() as u64, 0] {
+            let transaction = store.begin("test").unwrap();
+            let options = SourceOptions::default();
+            let found = fetch_object(&store, &transaction, &object, &Expected::default(), &options).unwrap();
+            assert_eq!((found.size, found.received), (BYTES.len() as u64, received));
+            if received == 0 {
+                transaction.commit().unwrap();
+                assert_eq!(store.blob_size(&found.blob).unwrap(), Some(found.size));
+            }
+        }
     }
 }
