@@ -1,7 +1,7 @@
 //! A file that describes a setup, read and made a version.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek};
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -9,16 +9,17 @@ use serde_json::{Map, Value};
 use super::draft::Draft;
 use super::error::ImportError;
 use super::formats::{self, Format};
+use super::gist;
 use super::report::ImportReport;
 use super::{PackageIndexes, workflow};
 use crate::error::{Origin, VersionsError};
 use crate::source::{SourceError, SourceOptions, registry};
 use crate::spec::{LockedModel, ReadOptions, SpecDocument, VersionId};
-use crate::workflow::{Document, embedded};
+use crate::workflow::{Document, document, embedded};
 use crate::workspace::{CreateOptions, CreateReport, Workspace};
 
-/// A description has no more bytes than this; nor has a picture, or what a video says of itself.
-const LARGEST: u64 = 256 << 20;
+/// A description has no more bytes than this.
+const LARGEST: u64 = 32 << 20;
 
 /// How a file is imported.
 #[derive(Clone, Copy)]
@@ -193,7 +194,7 @@ impl Content {
         };
         let parsed = documents.into_iter().map(|document| match Document::from_value(document) {
             Ok(Document::Prompt(prompt)) => Ok(Value::Object(prompt.into_object())),
-            Ok(Document::Graph(graph)) => Ok(Value::Object(graph.as_object().clone())),
+            Ok(Document::Graph(graph)) => Ok(Value::Object(graph.into_object())),
             Err(error) => Err(error.to_string()),
         });
         parsed.collect()
@@ -228,26 +229,29 @@ fn read(path: &Path) -> Result<Content, ImportError> {
 
 /// What `file` holds, or what is wrong with it.
 fn content(file: &mut (impl Read + Seek)) -> io::Result<Result<Content, String>> {
-    let mut head = [0; 12];
-    let count = read_up_to(file, &mut head)?;
-    file.rewind()?;
-    let mut bytes = Vec::new();
-    if head.get(4..8) == Some(b"ftyp") && count >= 8 {
-        bytes = movie(file)?;
-    } else {
+    let Some((bytes, more)) = gist::read(file)? else {
+        let mut bytes = Vec::new();
+        file.rewind()?;
         file.take(LARGEST + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > LARGEST {
-            return Ok(Err(format!("it has more than {LARGEST} bytes")));
+            return Ok(Err(format!("it has more than {LARGEST} bytes, and descriptions with so many are not read")));
+        }
+        return Ok(text(&bytes).map(Content::Text));
+    };
+    let mut texts = embedded::look(&bytes).unwrap_or_default();
+    drop(bytes);
+    let (mut documents, mut failure) = (Vec::new(), None);
+    for key in ["workflow", "prompt"] {
+        let Some(index) = texts.list.iter().position(|(name, _)| name == key) else { continue };
+        match document::json(&texts.list.remove(index).1) {
+            Ok(value) => documents.push(value),
+            Err(error) => failure = Some(error.to_string()),
         }
     }
-    let Some(texts) = embedded::texts(&bytes) else { return Ok(text(&bytes).map(Content::Text)) };
-    let find = |key: &str| {
-        texts.iter().find(|(name, _)| name == key).and_then(|(_, text)| serde_json::from_str(text).ok())
-    };
-    let documents: Vec<Value> = ["workflow", "prompt"].into_iter().filter_map(find).collect();
-    Ok(match documents.is_empty() {
-        true => Err("a picture or video that holds no workflow".to_owned()),
-        false => Ok(Content::Workflows(documents)),
+    Ok(match (documents.is_empty(), failure) {
+        (true, Some(reason)) => Err(reason),
+        (true, None) => Err(document::without_workflow(more || texts.cut)),
+        (false, _) => Ok(Content::Workflows(documents)),
     })
 }
 
@@ -257,6 +261,9 @@ fn text(bytes: &[u8]) -> Result<Value, String> {
         format!("neither text nor a PNG, WebP or MP4 (byte {} is no UTF-8)", error.valid_up_to())
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if document::is_dense(text) {
+        return Err(format!("it has more than {} values, and descriptions with so many are not read", document::VALUES));
+    }
     let json = match serde_json::from_str(text) {
         Ok(value) => return Ok(value),
         Err(error) => error,
@@ -268,48 +275,4 @@ fn text(bytes: &[u8]) -> Result<Value, String> {
         let message = error.without_snippet().to_string();
         format!("not valid YAML: {}", message.lines().next().unwrap_or_default())
     })
-}
-
-/// The first box of an MP4 and its `moov`; the pictures between them are passed over.
-fn movie(file: &mut (impl Read + Seek)) -> io::Result<Vec<u8>> {
-    let end = file.seek(SeekFrom::End(0))?;
-    let (mut kept, mut at) = (Vec::new(), 0);
-    // Each box is passed in one step, and no film has more.
-    for _ in 0..100_000 {
-        let mut head = [0; 16];
-        file.seek(SeekFrom::Start(at))?;
-        let count = read_up_to(file, &mut head)?;
-        let [a, b, c, d, kind @ .., _, _, _, _, _, _, _, _] = head;
-        let length = match (count, u32::from_be_bytes([a, b, c, d])) {
-            (0..8, _) => break,
-            (_, 0) => end.saturating_sub(at),
-            (16.., 1) => head.last_chunk::<8>().map_or(0, |long| u64::from_be_bytes(*long)),
-            (_, length) => u64::from(length),
-        };
-        if length < 8 {
-            break;
-        }
-        if matches!(&kind, b"ftyp" | b"moov") && length <= LARGEST.saturating_sub(kept.len() as u64) {
-            file.seek(SeekFrom::Start(at))?;
-            file.by_ref().take(length).read_to_end(&mut kept)?;
-        }
-        match at.checked_add(length).filter(|next| *next < end) {
-            Some(next) => at = next,
-            None => break,
-        }
-    }
-    Ok(kept)
-}
-
-fn read_up_to(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
 }

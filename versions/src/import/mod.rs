@@ -9,6 +9,7 @@ mod draft;
 mod error;
 mod file;
 mod formats;
+mod gist;
 mod install;
 mod report;
 mod workflow;

@@ -19,20 +19,21 @@ pub enum Document {
 /// Under which keys a workflow is found inside another document, the first that is there.
 const WRAPPERS: [&str; 4] = ["input", "prompt", "output", "workflow"];
 
+/// No workflow has as many values.
+pub(crate) const VALUES: usize = 1 << 19;
+
 impl Document {
     /// Reads a file: a text, or a picture or video that ComfyUI has saved, which holds what it
     /// was made by.
     pub fn read(bytes: &[u8]) -> Result<Self, WorkflowError> {
-        let Some(texts) = embedded::texts(bytes) else { return Self::parse(&String::from_utf8_lossy(bytes)) };
-        let text = |key: &str| texts.iter().find(|(name, _)| name == key).map(|(_, text)| text);
+        let Some(texts) = embedded::look(bytes) else { return Self::parse(&String::from_utf8_lossy(bytes)) };
+        let text = |key: &str| texts.list.iter().find(|(name, _)| name == key).map(|(_, text)| text);
         // The prompt is exactly what ran; where it is not JSON (Python writes NaN), the document of the editor is.
         match (text("prompt").map(|text| Self::parse(text)), text("workflow")) {
             (Some(Ok(document)), _) => Ok(document),
             (_, Some(workflow)) => Self::parse(workflow),
             (Some(failed), None) => failed,
-            (None, None) => Err(WorkflowError::Unrecognised {
-                found: "a picture or video that holds no workflow".to_owned(),
-            }),
+            (None, None) => Err(WorkflowError::Unrecognised { found: without_workflow(texts.cut) }),
         }
     }
 
@@ -70,13 +71,45 @@ impl Document {
     }
 }
 
-fn json(text: &str) -> Result<Value, WorkflowError> {
+/// What a picture or video is that has no workflow among the texts that were read.
+pub(crate) fn without_workflow(cut: bool) -> String {
+    match cut {
+        false => "a picture or video that holds no workflow".to_owned(),
+        true => format!(
+            "a picture or video whose texts have more than {} bytes, and no workflow in those that are read",
+            embedded::TOTAL
+        ),
+    }
+}
+
+/// Reads a text of a stranger: in memory, values take many times what they take as text.
+pub(crate) fn json(text: &str) -> Result<Value, WorkflowError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if is_dense(text) {
+        return Err(WorkflowError::Unrecognised {
+            found: format!("a document of more than {VALUES} values"),
+        });
+    }
     serde_json::from_str(text).map_err(|error| WorkflowError::Syntax {
         line: error.line(),
         column: error.column(),
         message: error.to_string().split(" at line ").next().unwrap_or_default().to_owned(),
     })
+}
+
+/// Whether a text of JSON has more values than are read. Each but the first follows a comma or opens a list or object.
+pub(crate) fn is_dense(text: &str) -> bool {
+    let (mut values, mut in_text, mut escaped) = (0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values > VALUES
 }
 
 fn keys(map: &Map<String, Value>) -> String {

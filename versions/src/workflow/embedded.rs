@@ -2,25 +2,69 @@
 //! metadata of an MP4.
 //!
 //! *Promises.* Every parser is total: bytes of a stranger never make it panic, loop or allocate beyond a bound. A file
-//! that ends too early, or whose lengths lie, has the texts that come before that.
+//! that ends too early, or whose lengths lie, has the texts that come before that; one with more texts than are read has
+//! those that are.
 
 use std::io::Read;
 
 use flate2::read::ZlibDecoder;
 
-const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
-/// What one text may unpack to.
-const LARGEST: u64 = 64 << 20;
-/// What all texts of a file may unpack to.
-const TOTAL: usize = 128 << 20;
+use super::document;
+
+pub(crate) const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+/// What all texts of a file may have, as they are written and as they unpack. The largest workflows have a few MiB.
+pub(crate) const TOTAL: usize = 16 << 20;
+/// How many texts a file may have.
+const COUNT: usize = 4096;
+/// The longest name of a text (PNG specification, 11.3.3.1).
+const NAME: usize = 79;
 /// Boxes within boxes; real files nest six.
 const DEPTH: usize = 16;
 /// Fields of one directory of EXIF, and keys of one MP4, that are looked at.
 const FIELDS: usize = 4096;
 
+/// What was found in a file.
+#[derive(Debug, Default)]
+pub(crate) struct Texts {
+    /// Names and texts.
+    pub(crate) list: Vec<(String, String)>,
+    /// Their bytes.
+    size: usize,
+    /// There is more than is read.
+    pub(crate) cut: bool,
+}
+
+impl Texts {
+    /// How many bytes more a text may have.
+    fn left(&self) -> usize {
+        TOTAL.saturating_sub(self.size)
+    }
+
+    /// Takes a text in. `bytes` is how long it is at least, so that too much is not even copied.
+    fn take(&mut self, bytes: usize, text: impl FnOnce() -> (String, String)) {
+        if bytes > self.left() || self.list.len() >= COUNT {
+            self.cut = true;
+            return;
+        }
+        let (name, text) = text();
+        match name.len() + text.len() {
+            size if size > self.left() => self.cut = true,
+            size => {
+                self.size += size;
+                self.list.push((name, text));
+            }
+        }
+    }
+}
+
 /// The texts of a PNG, a WebP or an MP4 by their names; none when the bytes are neither.
 pub fn texts(bytes: &[u8]) -> Option<Vec<(String, String)>> {
-    let mut texts = Vec::new();
+    look(bytes).map(|texts| texts.list)
+}
+
+/// As [`texts`], and whether there are more than are read.
+pub(crate) fn look(bytes: &[u8]) -> Option<Texts> {
+    let mut texts = Texts::default();
     if let Some(rest) = bytes.strip_prefix(PNG) {
         png(rest, &mut texts);
     } else if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
@@ -30,7 +74,8 @@ pub fn texts(bytes: &[u8]) -> Option<Vec<(String, String)>> {
     } else {
         return None;
     }
-    Some(unwrapped(texts))
+    texts.list = unwrapped(texts.list);
+    Some(texts)
 }
 
 /// Takes apart what holds several: a `comment` that is an object of them, and a field that begins with its name.
@@ -43,10 +88,14 @@ fn unwrapped(texts: Vec<(String, String)>) -> Vec<(String, String)> {
             out.push((inner.trim().to_owned(), rest.to_owned()));
         } else if known.contains(&lower.as_str()) {
             out.push((lower, text));
-        } else if let Ok(serde_json::Value::Object(map)) = serde_json::from_str(&text) {
+        } else if text.trim_start().starts_with('{')
+            && known.iter().any(|key| text.contains(&format!("\"{key}\"")))
+            && let Ok(serde_json::Value::Object(mut map)) = document::json(&text)
+        {
+            drop(text);
             for key in known {
-                match map.get(key) {
-                    Some(serde_json::Value::String(text)) => out.push((key.to_owned(), text.clone())),
+                match map.remove(key) {
+                    Some(serde_json::Value::String(text)) => out.push((key.to_owned(), text)),
                     Some(value @ serde_json::Value::Object(_)) => {
                         out.push((key.to_owned(), value.to_string()))
                     }
@@ -61,55 +110,60 @@ fn unwrapped(texts: Vec<(String, String)>) -> Vec<(String, String)> {
 }
 
 /// A chunk is length, type, data, CRC (PNG specification, 5.3).
-fn png(mut rest: &[u8], texts: &mut Vec<(String, String)>) {
-    let mut left = TOTAL;
+fn png(mut rest: &[u8], texts: &mut Texts) {
     while let Some((&[a, b, c, d, ref kind @ ..], tail)) = rest.split_first_chunk::<8>() {
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         let Some((data, tail)) = tail.split_at_checked(length) else { break };
-        let text = match kind {
-            b"tEXt" => split(data).map(|(keyword, text)| (latin(keyword), latin(text))),
-            b"zTXt" => split(data).and_then(|(keyword, rest)| {
-                let (0, packed) = (*rest.first()?, rest.get(1..)?) else { return None };
-                Some((latin(keyword), latin(&inflated(packed, left)?)))
-            }),
-            b"iTXt" => international(data, left),
-            _ => None,
-        };
-        if let Some((keyword, text)) = text
-            && let Some(rest) = left.checked_sub(text.len())
-        {
-            left = rest;
-            texts.push((keyword, text));
+        match (kind, split(data)) {
+            (b"tEXt", Some((keyword, text))) => texts.take(text.len(), || (latin(keyword), latin(text))),
+            (b"zTXt", Some((keyword, [0, packed @ ..]))) => {
+                if let Some(text) = inflated(packed, texts) {
+                    texts.take(text.len(), || (latin(keyword), latin(&text)));
+                }
+            }
+            (b"iTXt", Some((keyword, rest))) => international(keyword, rest, texts),
+            _ => {}
         }
         rest = tail.get(4..).unwrap_or_default();
     }
 }
 
-/// Keyword, NUL, compressed?, method, language, NUL, translated keyword, NUL, text in UTF-8.
-fn international(data: &[u8], left: usize) -> Option<(String, String)> {
-    let (keyword, rest) = split(data)?;
-    let (&[packed, method], rest) = rest.split_first_chunk::<2>()?;
-    let (_, rest) = split(rest)?;
-    let (_, text) = split(rest)?;
+/// After the keyword: compressed?, method, language, NUL, translated keyword, NUL, text in UTF-8.
+fn international(keyword: &[u8], rest: &[u8], texts: &mut Texts) {
+    let Some((&[packed, method], rest)) = rest.split_first_chunk::<2>() else { return };
+    let Some((_, text)) = ended(rest).and_then(|(_, rest)| ended(rest)) else { return };
+    let unpacked;
     let text = match (packed, method) {
-        (0, _) => String::from_utf8_lossy(text).into_owned(),
-        (1, 0) => String::from_utf8_lossy(&inflated(text, left)?).into_owned(),
-        _ => return None,
+        (0, _) => text,
+        (1, 0) => match inflated(text, texts) {
+            Some(text) => {
+                unpacked = text;
+                &unpacked
+            }
+            None => return,
+        },
+        _ => return,
     };
-    Some((latin(keyword), text))
+    texts.take(text.len(), || (latin(keyword), String::from_utf8_lossy(text).into_owned()));
 }
 
+/// A keyword, and what comes behind its NUL.
 fn split(data: &[u8]) -> Option<(&[u8], &[u8])> {
+    ended(data).filter(|(keyword, _)| keyword.len() <= NAME)
+}
+
+fn ended(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = data.iter().position(|byte| *byte == 0)?;
     Some((data.get(..end)?, data.get(end + 1..)?))
 }
 
-/// What `packed` unpacks to; none when that is more than a text may have.
-fn inflated(packed: &[u8], left: usize) -> Option<Vec<u8>> {
-    let limit = LARGEST.min(left as u64);
+/// What `packed` unpacks to; none when that is more than there may be.
+fn inflated(packed: &[u8], texts: &mut Texts) -> Option<Vec<u8>> {
+    let limit = texts.left();
     let mut text = Vec::new();
-    ZlibDecoder::new(packed).take(limit + 1).read_to_end(&mut text).ok()?;
-    (text.len() as u64 <= limit).then_some(text)
+    ZlibDecoder::new(packed).take(limit as u64 + 1).read_to_end(&mut text).ok()?;
+    texts.cut |= text.len() > limit;
+    (text.len() <= limit).then_some(text)
 }
 
 /// Texts are in Latin-1.
@@ -118,7 +172,7 @@ fn latin(bytes: &[u8]) -> String {
 }
 
 /// A chunk is type, length (little-endian), data, and a byte more where the length is odd.
-fn webp(mut rest: &[u8], texts: &mut Vec<(String, String)>) {
+fn webp(mut rest: &[u8], texts: &mut Texts) {
     while let Some((&[ref kind @ .., a, b, c, d], tail)) = rest.split_first_chunk::<8>() {
         let length = usize::try_from(u32::from_le_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         let Some((data, tail)) = tail.split_at_checked(length) else { break };
@@ -131,7 +185,7 @@ fn webp(mut rest: &[u8], texts: &mut Vec<(String, String)>) {
 
 /// The texts of the first directory of a TIFF: ComfyUI writes `prompt:…` and `workflow:…` to fields that cameras use for
 /// their names.
-fn exif(tiff: &[u8], texts: &mut Vec<(String, String)>) {
+fn exif(tiff: &[u8], texts: &mut Texts) {
     let little = tiff.starts_with(b"II");
     if !little && !tiff.starts_with(b"MM") {
         return;
@@ -147,7 +201,6 @@ fn exif(tiff: &[u8], texts: &mut Vec<(String, String)>) {
     };
     let Some(directory) = long(4) else { return };
     let Some(count) = short(directory) else { return };
-    let mut left = TOTAL;
     for index in 0..usize::from(count).min(FIELDS) {
         let at = directory.saturating_add(2 + 12 * index);
         let (Some(tag), Some(kind), Some(length)) =
@@ -163,16 +216,16 @@ fn exif(tiff: &[u8], texts: &mut Vec<(String, String)>) {
         let end = start.saturating_add(length).min(tiff.len());
         let Some(text) = tiff.get(start..end) else { continue };
         // Many fields may name the same bytes.
-        let Some(rest) = left.checked_sub(text.len()) else { return };
-        left = rest;
-        let text = String::from_utf8_lossy(text);
-        texts.push((format!("{tag:#06x}"), text.trim_end_matches('\0').to_owned()));
+        texts.take(text.len(), || {
+            let text = String::from_utf8_lossy(text);
+            (format!("{tag:#06x}"), text.trim_end_matches('\0').to_owned())
+        });
     }
 }
 
 /// A box is length, type, content; length 1 means that a longer one follows, 0 that it goes to the end (ISO/IEC
 /// 14496-12, 4.2). Names of `keys` are those of the numbered entries of the `ilst` that follows.
-fn boxes(mut rest: &[u8], depth: usize, keys: &mut Vec<String>, texts: &mut Vec<(String, String)>) {
+fn boxes(mut rest: &[u8], depth: usize, keys: &mut Vec<String>, texts: &mut Texts) {
     while let Some((kind, content, tail)) = next_box(rest) {
         match &kind {
             _ if depth >= DEPTH => return,
@@ -212,14 +265,14 @@ fn names(mut rest: &[u8]) -> Vec<String> {
         if names.len() >= FIELDS {
             break;
         }
-        names.push(String::from_utf8_lossy(name).into_owned());
+        names.push(String::from_utf8_lossy(&name[..name.len().min(NAME)]).into_owned());
         rest = tail;
     }
     names
 }
 
 /// The entries of `ilst`: each is named by its type, or by its number among the keys, and has its text in a `data`.
-fn items(mut rest: &[u8], keys: &[String], texts: &mut Vec<(String, String)>) {
+fn items(mut rest: &[u8], keys: &[String], texts: &mut Texts) {
     let mut seen = 0;
     while let Some((kind, content, tail)) = next_box(rest) {
         seen += 1;
@@ -233,7 +286,7 @@ fn items(mut rest: &[u8], keys: &[String], texts: &mut Vec<(String, String)>) {
             && &kind == b"data"
             && let Some(text) = data.get(8..)
         {
-            texts.push((name, String::from_utf8_lossy(text).into_owned()));
+            texts.take(text.len(), || (name, String::from_utf8_lossy(text).into_owned()));
         }
         rest = tail;
     }
@@ -316,9 +369,27 @@ mod tests {
 
     #[test]
     fn a_text_that_unpacks_to_too_much_is_none() {
-        let bomb = packed(&vec![b'a'; usize::try_from(LARGEST).unwrap() + 1]);
+        let bomb = packed(&vec![b'a'; TOTAL + 1]);
         assert!(bomb.len() < 1 << 20);
-        assert_eq!(texts(&png(&[(b"zTXt", &[b"z\0\0".to_vec(), bomb].concat())])), Some(Vec::new()));
+        let (bomb, half) = ([b"z\0\0".to_vec(), bomb].concat(), packed(&vec![b'a'; TOTAL / 3]));
+        let half = [b"z\0\0".to_vec(), half].concat();
+        let many = vec![(b"tEXt", &b"k\0v"[..]); COUNT + 1];
+        let long = [vec![b'k'; NAME + 1], b"\0v".to_vec()].concat();
+        for (chunks, count, cut) in [
+            (vec![(b"zTXt", &bomb[..]), (b"tEXt", b"k\0v")], 1, true),
+            (vec![(b"zTXt", &half[..]); 4], 2, true),
+            (many, COUNT, true),
+            (vec![(b"tEXt", &long[..])], 0, false),
+        ] {
+            let found = look(&png(&chunks)).unwrap();
+            assert_eq!((found.list.len(), found.cut), (count, cut));
+        }
+        let error = Document::read(&png(&[(b"zTXt", &bomb)])).unwrap_err().to_string();
+        assert!(error.contains("whose texts have more than 16777216 bytes"), "{error}");
+        // A few MiB of text would be hundreds in memory.
+        let dense = format!("workflow\0{{\"nodes\": [{}0], \"links\": []}}", "0,".repeat(document::VALUES));
+        let error = Document::read(&png(&[(b"tEXt", dense.as_bytes())])).unwrap_err().to_string();
+        assert!(error.contains("a document of more than 524288 values"), "{error}");
     }
 
     #[test]

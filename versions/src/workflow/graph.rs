@@ -119,6 +119,11 @@ impl Graph {
     pub fn as_object(&self) -> &Map<String, Value> {
         &self.document
     }
+
+    /// The same, and nothing else of it.
+    pub fn into_object(self) -> Map<String, Value> {
+        self.document
+    }
 }
 
 impl Level {

@@ -7,7 +7,7 @@
 
 mod choices;
 mod convert;
-mod document;
+pub(crate) mod document;
 mod edit;
 pub mod embedded;
 mod error;

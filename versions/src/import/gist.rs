@@ -1,0 +1,140 @@
+//! What a picture or video says of itself, read without its pixels: the chunks and boxes that hold texts, in their
+//! places, so that the result is a small picture or video to those who look for texts in it.
+
+use std::io::{self, Read, Seek, SeekFrom};
+
+use crate::workflow::embedded::{PNG, TOTAL};
+
+/// Chunks or boxes that are passed: each is a step, and no picture has more.
+const STEPS: usize = 100_000;
+
+/// A part of a file that says its kind and length.
+struct Part {
+    /// All of it, head and tail included.
+    length: u64,
+    /// It may hold texts.
+    speaks: bool,
+}
+
+/// Reads the head of a part.
+type Reader = fn(&[u8]) -> Option<Part>;
+
+/// The parts of `file` that hold texts, as many as are read; none when it is no picture or video that is known.
+/// Also, whether there are more.
+pub(super) fn read(file: &mut (impl Read + Seek)) -> io::Result<Option<(Vec<u8>, bool)>> {
+    let mut head = [0; 12];
+    file.rewind()?;
+    let count = read_up_to(file, &mut head)?;
+    let (part, start): (Reader, u64) = match &head[..count] {
+        head if head.starts_with(PNG) => (chunk, PNG.len() as u64),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P'] => (webp, 12),
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] => (movie, 0),
+        _ => return Ok(None),
+    };
+    let end = file.seek(SeekFrom::End(0))?;
+    let (mut kept, mut cut) = (head[..start as usize].to_vec(), false);
+    let mut at = start;
+    for _ in 0..STEPS {
+        let mut head = [0; 16];
+        file.seek(SeekFrom::Start(at))?;
+        let count = read_up_to(file, &mut head)?;
+        let Some(Part { length, speaks }) = part(&head[..count]) else { break };
+        let length = length.min(end.saturating_sub(at));
+        // Packed texts are counted again when they are unpacked.
+        if speaks && kept.len() as u64 + length <= TOTAL as u64 {
+            file.seek(SeekFrom::Start(at))?;
+            file.by_ref().take(length).read_to_end(&mut kept)?;
+        } else {
+            cut |= speaks;
+        }
+        at += length;
+        if at >= end {
+            break;
+        }
+    }
+    Ok(Some((kept, cut)))
+}
+
+/// Length, type, data, CRC.
+fn chunk(head: &[u8]) -> Option<Part> {
+    let (&[a, b, c, d, ref kind @ ..], _) = head.split_first_chunk::<8>()?;
+    let length = u64::from(u32::from_be_bytes([a, b, c, d])) + 12;
+    Some(Part { length, speaks: matches!(kind, b"tEXt" | b"zTXt" | b"iTXt") })
+}
+
+/// Type, length, data, and a byte more where the length is odd.
+fn webp(head: &[u8]) -> Option<Part> {
+    let (&[ref kind @ .., a, b, c, d], _) = head.split_first_chunk::<8>()?;
+    let length = u64::from(u32::from_le_bytes([a, b, c, d]));
+    Some(Part { length: length + length % 2 + 8, speaks: kind == b"EXIF" })
+}
+
+/// Length, type, content; a length of 1 says that a longer one follows, 0 that it goes to the end.
+fn movie(head: &[u8]) -> Option<Part> {
+    let (&[a, b, c, d, ref kind @ ..], rest) = head.split_first_chunk::<8>()?;
+    let length = match u32::from_be_bytes([a, b, c, d]) {
+        0 => u64::MAX,
+        1 => u64::from_be_bytes(*rest.first_chunk::<8>()?),
+        length => u64::from(length),
+    };
+    (length >= 8).then_some(Part { length, speaks: matches!(kind, b"ftyp" | b"moov") })
+}
+
+fn read_up_to(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::workflow::embedded;
+
+    fn gist(bytes: &[u8]) -> Option<(Vec<u8>, bool)> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        read(&mut file).unwrap()
+    }
+
+    fn png(chunks: &[(&[u8; 4], Vec<u8>)]) -> Vec<u8> {
+        let mut bytes = PNG.to_vec();
+        for (kind, data) in chunks {
+            bytes.extend(u32::try_from(data.len()).unwrap().to_be_bytes());
+            bytes.extend(*kind);
+            bytes.extend(data);
+            bytes.extend([0; 4]);
+        }
+        bytes
+    }
+
+    #[test]
+    fn pixels_are_left_out_and_texts_are_not() {
+        let text = || (b"tEXt", b"k\0v".to_vec());
+        let picture = png(&[(b"IHDR", vec![0; 13]), (b"IDAT", vec![1; 5000]), text(), (b"IEND", vec![])]);
+        let (kept, cut) = gist(&picture).unwrap();
+        assert_eq!((kept, cut), (png(&[text()]), false));
+        let long = png(&[(b"tEXt", [&b"k\0"[..], &vec![b'v'; TOTAL]].concat()), (b"IDAT", vec![]), text()]);
+        let (kept, cut) = gist(&long).unwrap();
+        assert_eq!((kept, cut), (png(&[text()]), true));
+        for end in PNG.len()..picture.len() {
+            let (kept, _) = gist(&picture[..end]).unwrap();
+            assert!(embedded::texts(&kept).is_some_and(|texts| texts.len() <= 1), "cut at {end}");
+        }
+        let exif = [&b"RIFF\0\0\0\0WEBPVP8 \x03\0\0\0abc\0EXIF\x01\0\0\0x\0"[..]].concat();
+        assert_eq!(gist(&exif).unwrap().0, b"RIFF\0\0\0\0WEBPEXIF\x01\0\0\0x\0");
+        let film = [&b"\0\0\0\x08ftyp\0\0\0\x01mdat\0\0\0\0\0\0\0\x14data\0\0\0\0moov"[..]].concat();
+        assert_eq!(gist(&film).unwrap().0, b"\0\0\0\x08ftyp\0\0\0\0moov");
+        assert_eq!(gist(b"{}"), None);
+    }
+}
