@@ -259,6 +259,38 @@ fn nodes_and_packages_are_added_and_removed_or_nothing_changes() {
 }
 
 #[test]
+fn what_signs_an_address_is_not_kept() {
+    let mut world = World::new();
+    let registry = world.web.url("");
+    world.env.set_var("CVS_REGISTRY", &registry);
+    world.create("v");
+    let zip = archive(&[("__init__.py", b"signed\n")]);
+    publish(&world, "signed", "1.0.0", zip.clone());
+    let url = world.web.url("/signed-1.0.0.zip?X-Amz-Signature=S3CRET&a=1");
+    let answer = json!({ "version": "1.0.0", "downloadUrl": url });
+    world.web.serve("/nodes/signed/install", answer.to_string());
+    let added = world.cvs(&["node", "add", "v", "registry:signed@1.0.0"]).ok();
+    let text = fs::read_to_string(world.spec_file("v")).expect("reading a spec");
+    assert!(text.contains("X-Amz-Signature=***&a=1") && !text.contains("S3CRET"), "{text}");
+    assert!(!format!("{}{}", added.stdout, added.stderr).contains("S3CRET"));
+
+    // The Registry signs another one when the files have to come again.
+    let asked = world.web.requests_of("/nodes/signed/install").len();
+    let objects = world.env.home().join("objects/blob");
+    let names: Vec<_> = world.objects();
+    let paths = names.iter().filter_map(|name| name.strip_prefix("blob/").map(|name| objects.join(name)));
+    let mut damaged = 0;
+    for path in paths.filter(|path| fs::read(path).is_ok_and(|bytes| bytes == b"signed\n" || bytes == zip)) {
+        damage(&path);
+        damaged += 1;
+    }
+    assert_eq!(damaged, 2);
+    world.cvs(&["fsck", "--repair"]).ok();
+    assert_eq!(world.web.requests_of("/nodes/signed/install").len(), asked + 1);
+    world.cvs(&["validate", "v", "--deep"]).ok();
+}
+
+#[test]
 fn a_picture_becomes_the_default_workflow() {
     let world = World::new();
     world.create("known");

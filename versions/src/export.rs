@@ -7,9 +7,8 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::python;
-use crate::source::hex;
-use crate::source::redact;
-use crate::spec::{LockedNode, ModelSource, SpecDocument, public_text};
+use crate::source::{hex, public_text, redact};
+use crate::spec::{LockedNode, ModelSource, SpecDocument};
 
 /// What a version is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,16 +7,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::Client;
+use reqwest::redirect::Policy;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use url::Url;
 
 use crate::runtime::runtime;
-use crate::source::redact_url;
+use crate::source::{http::is_downgrade, redact_url};
 
 const CONNECT: Duration = Duration::from_secs(20);
 /// How long a transfer may stand still.
 const STALL: Duration = Duration::from_secs(60);
+/// Redirects that are followed.
+const REDIRECTS: usize = 10;
 /// How often a waiting request looks at the cancel flag.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -158,6 +161,16 @@ fn client() -> io::Result<&'static Client> {
         let built = Client::builder()
             .user_agent(concat!("cvs/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
+            .redirect(Policy::custom(|attempt| {
+                let from = attempt.previous().last();
+                match attempt.previous().len() {
+                    REDIRECTS.. => attempt.error("too many redirects"),
+                    _ if from.is_some_and(|from| is_downgrade(from, attempt.url())) => {
+                        attempt.error("a redirect from https to http")
+                    }
+                    _ => attempt.follow(),
+                }
+            }))
             .build()
             .map_err(io::Error::other)?;
         let _ = CLIENT.set(built);

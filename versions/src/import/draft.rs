@@ -1,8 +1,11 @@
 //! A version in the making: what a file says, as entries of a spec, and what it does not say, as questions.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 use super::report::{ImportReport, Taken};
+use crate::source::{redact, without_secrets};
 use crate::spec::{RepoUrl, Revision, VersionId, split_ref};
 
 /// Where ComfyUI itself is. That it is meant, every format takes for granted.
@@ -27,6 +30,7 @@ impl Draft {
     /// The core at a commit or ref; `None` asks.
     pub(super) fn core(&mut self, repo: Option<&str>, revision: Option<&str>) {
         let repo = repo.filter(|repo| RepoUrl::parse(repo).is_ok()).unwrap_or(CORE);
+        let repo = self.public(repo);
         self.core.insert("repo".to_owned(), repo.into());
         match revision.filter(|text| Revision::parse(text).is_ok()) {
             Some(revision) => {
@@ -52,9 +56,10 @@ impl Draft {
 
     /// A node of a git repository. Without a usable address or commit there is a question.
     pub(super) fn git_node(&mut self, url: &str, commit: Option<&str>, name: Option<&str>, enabled: bool) {
-        let address = url.strip_prefix("git+").unwrap_or(url).trim();
+        let url = self.public(url.trim());
+        let address = url.strip_prefix("git+").unwrap_or(&url);
         if let Err((found, expected)) = RepoUrl::parse(address) {
-            let named = name.unwrap_or(url);
+            let named = name.unwrap_or(&url);
             return self.ask(
                 json!({ "about": "node", "name": named }),
                 &format!("where is the node {named}? Its address is {found}, and {expected} is expected"),
@@ -141,12 +146,36 @@ impl Draft {
         if self.models.iter().any(|known| known["target_path"] == target) {
             return;
         }
+        let source = self.public(source);
         let mut entry = json!({ "source": source, "target_path": target });
         if let Some(sha256) = sha256 {
             entry["checksum"] = format!("sha256:{}", sha256.to_ascii_lowercase()).into();
         }
-        self.taken(format!("model {target}"), source.to_owned());
+        self.taken(format!("model {target}"), source);
         self.models.push(entry);
+    }
+
+    /// A requirement.
+    pub(super) fn package(&mut self, requirement: &str) {
+        let requirement = match requirement.split_once('@') {
+            Some((name, address)) if address.contains("://") => {
+                format!("{name}@ {}", self.public(address.trim()))
+            }
+            _ => self.public(requirement),
+        };
+        self.packages.push(requirement);
+    }
+
+    /// An address as a spec may have it. That a secret was in it is told, for without it the address may not open.
+    fn public(&mut self, address: &str) -> String {
+        let public = without_secrets(address);
+        if matches!(public, Cow::Owned(_)) {
+            self.report.leave_out(
+                redact(&public),
+                "the password or token in its address: specs have none, and hosts take those of the environment",
+            );
+        }
+        public.into_owned()
     }
 
     pub(super) fn ask(&mut self, about: Value, question: &str) {

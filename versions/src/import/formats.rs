@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::draft::{Draft, sha256};
+use crate::source::redact::redact_words;
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,9 +137,9 @@ fn manager(map: &Map<String, Value>, draft: &mut Draft) -> Result<(), String> {
 fn package_of(draft: &mut Draft, package: &str, at: &str) {
     let address = package.split_once(" @ ").map_or(at, |(_, address)| address);
     if package.starts_with('-') || address.starts_with("file:") {
-        draft.report.leave_out(package, "a package of a directory of that machine");
+        draft.report.leave_out(redact_words(package), "a package of a directory of that machine");
     } else if !package.trim().is_empty() {
-        draft.packages.push(package.trim().to_owned());
+        draft.package(package.trim());
     }
 }
 
@@ -425,6 +426,28 @@ mod tests {
         assert_eq!(old["custom_nodes"][0]["name"], "n-dir");
         assert_eq!(old["models"][0]["target_path"], "models/vae/m.bin");
         assert_eq!(old["python_packages"], json!(["a==1", "b @ https://h/b.whl"]));
+    }
+
+    #[test]
+    fn no_secret_of_a_file_is_kept_or_told() {
+        let value = json!({ "comfyui": COMMIT, "git_custom_nodes": {
+            "https://me:S3CRET@h/o/n": { "hash": COMMIT },
+            "https://S3CRET@h/o/unpinned": {},
+            "git+ssh://git:S3CRET@h/o/odd": {},
+            "https://S3CRET@": { "hash": COMMIT },
+        }, "pips": { "p @ git+https://S3CRET@h/p@v1": "", "-e git+https://S3CRET@h/e": "" } });
+        let draft = read(Format::ManagerSnapshot, &value, None).expect("a sound file");
+        let (spec, report) = draft.finish(&crate::spec::VersionId::new("x").unwrap());
+        assert_eq!(spec["custom_nodes"][0]["repo"], "https://h/o/n");
+        assert_eq!(spec["python_packages"], json!(["p @ git+https://h/p@v1"]));
+        let told: Vec<_> = report.left_out.iter().map(|left| left.path.display().to_string()).collect();
+        assert_eq!(told[0], "https://h/o/n");
+        let lock = json!({ "models": [{ "model": "m", "url": "https://h/m?token=S3CRET&a=1" }] });
+        let lock = read(Format::ComfyLock, &lock, None).expect("a sound file");
+        let (lock, more) = lock.finish(&crate::spec::VersionId::new("x").unwrap());
+        assert_eq!(lock["models"][0]["source"], "https://h/m?a=1");
+        let all = format!("{spec:?} {report:?} {lock:?} {more:?}");
+        assert!(!all.contains("S3CRET"), "{all}");
     }
 
     #[test]

@@ -178,7 +178,7 @@ fn get<T: serde::de::DeserializeOwned>(
     options.check_online(&shown)?;
     let headers = hosts.civitai.headers(url)?;
     let answer = http::get_json(url, &headers, ANSWER, options);
-    let answer = answer.map_err(|error| closed(error, hosts.civitai.base.as_str(), hosts))?;
+    let answer = answer.map_err(|error| closed(error, &redact_url(&hosts.civitai.base), hosts))?;
     serde_json::from_value(answer)
         .map_err(|error| SourceError::HttpAnswer { url: shown, reason: error.to_string() })
 }
@@ -202,7 +202,7 @@ fn page(hosts: &Hosts, version: &Version) -> String {
     let model = version.model.map(|id| id.to_string());
     let mut page = hosts.civitai.at(["models"].into_iter().chain(model.as_deref()));
     page.query_pairs_mut().append_pair("modelVersionId", &version.id.to_string());
-    page.to_string()
+    redact_url(&page)
 }
 
 /// Where the API says that the file is; at Civitai under the address that the environment gives it.
@@ -214,7 +214,9 @@ fn download_url(version: &Version, file: &File, query: &str, hosts: &Hosts) -> U
         Some(told) if matches!(told.host_str(), Some("civitai.com" | "www.civitai.com")) => {
             url.set_query(told.query());
         }
-        Some(told) if matches!(told.scheme(), "http" | "https") => url = told,
+        Some(told) if matches!(told.scheme(), "http" | "https") && !http::is_downgrade(&host.base, &told) => {
+            url = told;
+        }
         _ => url.set_query(Some(query).filter(|query| !query.is_empty())),
     }
     url

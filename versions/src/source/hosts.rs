@@ -17,7 +17,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use url::Url;
 
 use super::error::SourceError;
-use super::redact::redact;
+use super::redact::{redact, redact_url};
 
 const HUB: &str = "https://huggingface.co";
 const CIVITAI: &str = "https://civitai.com";
@@ -38,13 +38,19 @@ impl fmt::Debug for Token {
 }
 
 /// One host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Host {
     /// Its address, without a slash at the end of a path.
     pub(crate) base: Url,
     /// The variable that its token is looked for in first.
     pub(crate) variable: &'static str,
     token: Option<Token>,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Host({}, {:?})", redact_url(&self.base), self.token)
+    }
 }
 
 impl Host {

@@ -16,12 +16,12 @@ pub mod http;
 pub(crate) mod hub;
 pub mod local;
 pub(crate) mod object;
-mod redact;
+pub(crate) mod redact;
 pub mod registry;
 #[cfg(test)]
 mod test_server;
 
-pub(crate) use self::redact::redact;
+pub(crate) use self::redact::{public_text, redact, redact_url, without_secrets};
 
 pub use self::digest::Expected;
 pub use self::digest::hex;
@@ -29,4 +29,3 @@ pub(crate) use self::digest::unhex;
 pub use self::error::SourceError;
 pub use self::event::{EventSink, NetworkLimits, SourceEvent, SourceOptions};
 pub(crate) use self::hosts::Hosts;
-pub(crate) use self::redact::redact_url;

@@ -1,9 +1,71 @@
-//! Addresses fit for messages: without user information, and without the values of query keys that carry secrets.
+//! Secrets in addresses, for everything that shows or keeps an address. There are two readings of a query. What a key
+//! *opens* is a credential by its name and never says which file is meant: that is left out of what is kept (specs that
+//! are made, locks). What *may be* a secret is much more, and is hidden wherever an address is only shown.
 
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
 use url::Url;
 
-/// Parts of a query key's name that mark its value as a secret, in lower case.
-const SECRET: [&str; 7] = ["token", "key", "secret", "signature", "credential", "password", "auth"];
+/// The names by which credentials stand in a query: those of the hubs, and of signed addresses. In lower case.
+const OPENS: [&str; 18] = [
+    "token",
+    "api_key",
+    "apikey",
+    "access_token",
+    "private_token",
+    "auth_token",
+    "authorization",
+    "client_secret",
+    "password",
+    "sig",
+    "signature",
+    "x-amz-signature",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "x-goog-signature",
+    "x-goog-credential",
+    "jwt",
+    "pwd",
+];
+/// Parts of a query key's name that mark its value as something that may be a secret, in lower case.
+const SUSPECT: [&str; 7] = ["token", "key", "secret", "signature", "credential", "password", "auth"];
+
+/// What stands in the place of a secret.
+pub(crate) const MASK: &str = "=***";
+
+/// The name of a `name=value`, decoded, in lower case.
+fn key_of(pair: &str) -> String {
+    let name = pair.split('=').next().unwrap_or(pair);
+    percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase()
+}
+
+/// True for a pair of a query that is a credential.
+pub(crate) fn opens(pair: &str) -> bool {
+    OPENS.contains(&key_of(pair).as_str())
+}
+
+fn may_be_secret(pair: &str) -> bool {
+    let name = key_of(pair);
+    OPENS.contains(&name.as_str()) || SUSPECT.iter().any(|part| name.contains(part))
+}
+
+/// `url` with `***` for the values of the pairs that `is` says.
+fn masked(url: &mut Url, is: fn(&str) -> bool) {
+    let Some(query) = url.query().filter(|query| query.split('&').any(is)) else { return };
+    let mask = |pair: &str| match pair.split_once('=') {
+        Some((name, _)) if is(pair) => format!("{name}{MASK}"),
+        _ => pair.to_owned(),
+    };
+    let query = query.split('&').map(mask).collect::<Vec<_>>().join("&");
+    url.set_query(Some(&query));
+}
+
+fn without_user(url: &mut Url) {
+    // Both fail only for addresses that cannot have user information in the first place.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+}
 
 /// `address` as it may be shown. Also takes `user@host:path`, and text that is no address at all.
 pub(crate) fn redact(address: &str) -> String {
@@ -40,26 +102,64 @@ pub(crate) fn redact_words(words: &str) -> String {
 /// `url` as it may be shown.
 pub(crate) fn redact_url(url: &Url) -> String {
     let mut shown = url.clone();
-    // Both fail only for addresses that cannot have user information in the first place.
-    let _ = shown.set_username("");
-    let _ = shown.set_password(None);
+    without_user(&mut shown);
     shown.set_fragment(None);
-    if let Some(query) = url.query() {
-        let parts: Vec<String> = query
-            .split('&')
-            .map(|part| match part.split_once('=') {
-                Some((name, _)) if is_secret(name) => format!("{name}=***"),
-                _ => part.to_owned(),
-            })
-            .collect();
-        shown.set_query(Some(&parts.join("&")));
-    }
+    masked(&mut shown, may_be_secret);
     shown.to_string()
 }
 
-fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    name == "sig" || SECRET.iter().any(|part| name.contains(part))
+/// True when the address of a file carries a password or token.
+pub(crate) fn has_secret(text: &str) -> bool {
+    let query = text.split_once('?').map_or("", |(_, query)| query);
+    let in_authority = text.split_once("://").is_some_and(|(_, rest)| {
+        let authority = rest.split('/').next().unwrap_or(rest);
+        authority.rsplit_once('@').is_some_and(|(user, _)| user != "git")
+    });
+    query.split('&').any(opens) || (in_authority && text.starts_with("http"))
+}
+
+/// `url` without what opens it. It names the same file: two addresses that differ in this alone are one.
+pub(crate) fn public_url(url: &Url) -> Url {
+    let mut public = url.clone();
+    without_user(&mut public);
+    masked(&mut public, opens);
+    public
+}
+
+/// The address of a file as a lock may have it.
+pub(crate) fn public_text(text: &str) -> String {
+    if !has_secret(text) {
+        return text.to_owned();
+    }
+    match Url::parse(text) {
+        Ok(url) => public_url(&url).to_string(),
+        Err(_) => text.split('?').next().unwrap_or_default().to_owned(),
+    }
+}
+
+/// An address as cvs writes it into a spec that it makes: without passwords and tokens, so that whoever has their own
+/// can use it. The user of an ssh address stays, for that is part of where it leads. Owned where something was left out.
+pub(crate) fn without_secrets(text: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = text.split_once("://") else { return Cow::Borrowed(text) };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let of_web = matches!(scheme.strip_prefix("git+").unwrap_or(scheme), "http" | "https");
+    let user = authority.rsplit_once('@').map(|(user, _)| user);
+    let in_authority = user.is_some_and(|user| of_web || user.contains(':'));
+    let query = rest.split_once('?').map_or("", |(_, query)| query);
+    if !in_authority && !query.split('&').any(opens) {
+        return Cow::Borrowed(text);
+    }
+    let Ok(mut url) = Url::parse(text) else { return Cow::Owned(redact(text)) };
+    let _ = url.set_password(None);
+    if of_web {
+        without_user(&mut url);
+    }
+    if let Some(query) = url.query() {
+        let kept: Vec<&str> = query.split('&').filter(|pair| !opens(pair)).collect();
+        let kept = (!kept.is_empty()).then(|| kept.join("&"));
+        url.set_query(kept.as_deref());
+    }
+    Cow::Owned(url.into())
 }
 
 #[cfg(test)]
@@ -71,6 +171,7 @@ mod tests {
         for (address, shown) in [
             ("https://u:p@host/a?type=Model&token=abc", "https://host/a?type=Model&token=***"),
             ("https://host/a?X-Amz-Signature=1&b", "https://host/a?X-Amz-Signature=***&b"),
+            ("https://host/a?%74oken=abc", "https://host/a?%74oken=***"),
             ("https://host/a#frag", "https://host/a"),
             ("git@host:a/b", "host:a/b"),
             ("host:a@b", "host:a@b"),
@@ -84,5 +185,47 @@ mod tests {
             redact_words("error sending request for url (https://h/c/k?sv=1&sig=abc), after 3 tries"),
             "error sending request for url (https://h/c/k?sv=1&sig=***), after 3 tries"
         );
+    }
+
+    #[test]
+    fn a_lock_has_no_secrets_and_names_the_same_file() {
+        assert!(has_secret("https://civitai.com/api/download/models/1?type=x&token=abc"));
+        assert!(has_secret("https://user:pw@h/x"));
+        assert!(!has_secret("https://h/x?type=token"));
+        assert!(!has_secret("hf://o/r@v1/x"));
+        for (text, public) in [
+            ("https://u:pw@h/x?token=abc&b=1", "https://h/x?token=***&b=1"),
+            // It may choose the file.
+            ("https://h/x?key=abc", "https://h/x?key=abc"),
+            ("civitai://models/1?token=abc", "civitai://models/1?token=***"),
+            ("hf://o/r@v1/x", "hf://o/r@v1/x"),
+            ("/a?token=b", "/a"),
+        ] {
+            assert_eq!(public_text(text), public);
+        }
+    }
+
+    #[test]
+    fn a_spec_that_is_made_has_no_secrets() {
+        for (text, kept) in [
+            ("https://x-access-token:ghp_1@github.com/o/r.git", "https://github.com/o/r.git"),
+            ("https://h/x?token=abc", "https://h/x"),
+            ("https://h/x?a=1&sig=abc&b=2", "https://h/x?a=1&b=2"),
+            ("ssh://git:pw@h/o/r", "ssh://git@h/o/r"),
+            ("git+https://tok@h/o/r@v1", "git+https://h/o/r@v1"),
+            ("https://u:p@ho st/a", "https://ho st/a"),
+            (
+                "civitai://api/download/models/1?type=Model&token=abc",
+                "civitai://api/download/models/1?type=Model",
+            ),
+        ] {
+            assert_eq!(without_secrets(text), Cow::<str>::Owned(kept.to_owned()), "{text}");
+            assert!(matches!(without_secrets(text), Cow::Owned(_)));
+        }
+        for text in
+            ["ssh://git@h/o/r", "git@h:o/r", "hf://o/r@v1/x", "https://h/a@b?type=token", "/a@b:c", "o/r"]
+        {
+            assert!(matches!(without_secrets(text), Cow::Borrowed(same) if same == text), "{text}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use super::digest::{Expected, hex};
 use super::error::SourceError;
 use super::event::SourceOptions;
 use super::http::{self, HttpRequest};
-use super::redact::redact;
+use super::redact::{MASK, redact};
 use crate::fetch::{self, FetchError};
 
 /// Names another server than the Comfy Registry: a mirror, or one for tests.
@@ -80,16 +80,19 @@ pub fn resolve(
     }
     let answer: Answer =
         serde_json::from_slice(&body).map_err(|_| unusable("not what the Registry says of a version"))?;
-    let Some(url) = answer.download_url.filter(|url| fetch::web_address(url).is_some()) else {
+    let Some(download) = answer.download_url.as_deref().and_then(fetch::web_address) else {
         return Err(unusable("no `downloadUrl`"));
     };
+    if http::is_downgrade(&url, &download) {
+        return Err(unusable("a `downloadUrl` that leaves https"));
+    }
     let Some(found) = answer.version.filter(|found| !found.is_empty()) else {
         return Err(unusable("no `version`"));
     };
     if version.is_some_and(|version| version != found) {
         return Err(unusable("another version than the one that was asked for"));
     }
-    Ok(RegistryVersion { version: found, url })
+    Ok(RegistryVersion { version: found, url: download.into() })
 }
 
 /// Where the repository of the node `id` is; none when the Registry does not say.
@@ -117,10 +120,12 @@ fn plain(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-/// Brings the files of the zip at `url`. With `sha256`, it must be that.
+/// Brings the files of the zip at `url`. With `sha256`, it must be that. `node` is the id and version that it is of: an
+/// address that was signed for a while, and is kept without its signature, the Registry tells again.
 pub fn ingest(
     transaction: &Transaction,
     url: &str,
+    node: Option<(&str, &str)>,
     sha256: Option<[u8; 32]>,
     options: &SourceOptions<'_>,
 ) -> Result<RegistryIngest, SourceError> {
@@ -136,7 +141,15 @@ pub fn ingest(
     {
         return Ok(reuse(manifest, sha256));
     }
-    let address = fetch::web_address(url)
+    let here = match &sha256 {
+        Some(sha256) => http::known(store, transaction, sha256)?.is_some(),
+        None => false,
+    };
+    let again = match node.filter(|_| !here && url.contains(MASK)) {
+        Some((id, version)) => Some(resolve(id, Some(version), options)?.url),
+        None => None,
+    };
+    let address = fetch::web_address(again.as_deref().unwrap_or(url))
         .ok_or_else(|| SourceError::Address { url: shown.clone(), reason: "not an address of the web" })?;
     let expected = Expected { sha256, ..Expected::default() };
     let request = HttpRequest { url: address, headers: Default::default(), expected };

@@ -12,6 +12,7 @@ use super::repo::{self, RepoUrl, Revision};
 use super::source::{self, ModelSource};
 use super::target;
 use super::warning::Warning;
+use crate::source::redact;
 
 /// Reads `comfy`.
 pub(super) fn comfy(value: &Value, place: String, findings: &mut Findings) -> Option<ComfySpec> {
@@ -163,7 +164,7 @@ fn sources(fields: &mut Fields<'_>, findings: &mut Findings) -> Vec<MirrorSpec> 
     for (at, text) in texts {
         match ModelSource::parse(text) {
             Ok(source) => {
-                if source::has_secret(text) {
+                if redact::has_secret(text) {
                     findings.warnings.push(Warning::Secret { place: at });
                 }
                 if sources.iter().all(|known| known.source.identity() != source.identity()) {

@@ -44,7 +44,6 @@ pub use model::{
     TreeSpec,
 };
 pub use repo::{RepoUrl, Revision, split_ref};
-pub(crate) use source::public_text;
 pub use source::{BucketFile, CivitaiFile, HubFile, HubKind, ModelSource};
 pub use stale::{Part, StalePart, StaleReason};
 pub use warning::Warning;

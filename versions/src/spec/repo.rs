@@ -6,6 +6,8 @@ use std::path::Path;
 
 use percent_encoding::percent_decode_str;
 
+use crate::source::without_secrets;
+
 /// The forms of a repository, for errors.
 pub(super) const EXPECTED: &str = "`https://…`, `http://…`, `ssh://…`, `git@host:path`, `git://…`, `file://…`, `OWNER/REPO`, `registry:ID` or an \
      absolute path";
@@ -20,7 +22,7 @@ pub struct RepoUrl(String);
 impl RepoUrl {
     /// Checks `text`; the error is (what was found, what would be accepted).
     pub fn parse(text: &str) -> Result<Self, (String, String)> {
-        let fail = |expected: String| Err((format!("{text:?}"), expected));
+        let fail = |expected: String| Err((format!("{:?}", without_secrets(text)), expected));
         if text.is_empty() || text.trim() != text || text.chars().any(char::is_control) {
             return fail(EXPECTED.to_owned());
         }
@@ -33,7 +35,8 @@ impl RepoUrl {
         }
         if let Some((scheme, rest)) = text.split_once("://") {
             if let Some(inner) = scheme.strip_prefix("git+") {
-                return fail(format!("the same without `git+`: `{inner}://{rest}`"));
+                let plain = format!("{inner}://{rest}");
+                return fail(format!("the same without `git+`: `{}`", without_secrets(&plain)));
             }
             let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
             let host = authority.rsplit('@').next().unwrap_or(authority);
@@ -74,6 +77,11 @@ impl RepoUrl {
             Some((owner, name)) => Cow::Owned(format!("https://github.com/{owner}/{name}")),
             None => Cow::Borrowed(&self.0),
         }
+    }
+
+    /// The text as it may be published: without a password or token.
+    pub fn public(&self) -> Cow<'_, str> {
+        without_secrets(&self.0)
     }
 
     /// The id, for a node of the Comfy Registry.

@@ -9,6 +9,8 @@ use cvs_store::check_name;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use crate::source::redact;
+
 /// The forms of a model source, for errors.
 pub(super) const EXPECTED: &str = "`https://…`, `http://…`, `hf://ORG/REPO/PATH`, `civitai://…`, `s3://…`, `gs://…`, `az://…`, `file://…` or an absolute path";
 
@@ -82,7 +84,8 @@ pub enum CivitaiFile {
 impl ModelSource {
     /// Reads a source; the error is (what was found, what would be accepted).
     pub fn parse(text: &str) -> Result<Self, (String, String)> {
-        let fail = |expected: &str| Err((format!("{text:?}"), expected.to_owned()));
+        let fail =
+            |expected: &str| Err((format!("{:?}", redact::without_secrets(text)), expected.to_owned()));
         if text.trim() != text || text.chars().any(char::is_control) {
             return fail(EXPECTED);
         }
@@ -159,7 +162,7 @@ impl ModelSource {
         match self {
             Self::Local(path) => format!("file:{}", path.display()),
             Self::Http(url) => {
-                let mut url = public_url(url);
+                let mut url = redact::public_url(url);
                 url.set_fragment(None);
                 url.to_string()
             }
@@ -181,71 +184,6 @@ impl ModelSource {
 impl fmt::Display for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.identity())
-    }
-}
-
-/// True when a URL carries a password or token, which a spec would publish.
-pub(super) fn has_secret(text: &str) -> bool {
-    let query = text.split_once('?').map_or("", |(_, query)| query);
-    let in_query = query.split('&').any(|pair| is_token(key_of(pair)));
-    let in_authority = text.split_once("://").is_some_and(|(_, rest)| {
-        rest.split('/')
-            .next()
-            .and_then(|authority| authority.rsplit_once('@'))
-            .is_some_and(|(user, _)| user != "git")
-    });
-    in_query || (in_authority && text.starts_with("http"))
-}
-
-/// The names by which credentials stand in a query: those of the hubs, and of signed addresses.
-fn is_token(key: &str) -> bool {
-    let names = [
-        "token",
-        "api_key",
-        "apikey",
-        "access_token",
-        "sig",
-        "signature",
-        "x-amz-signature",
-        "x-amz-credential",
-        "x-amz-security-token",
-        "x-goog-signature",
-        "x-goog-credential",
-    ];
-    names.iter().any(|name| key.eq_ignore_ascii_case(name))
-}
-
-/// `url` without what opens it: user information, and the values of tokens.
-fn public_url(url: &Url) -> Url {
-    let mut public = url.clone();
-    // Both fail only for addresses that cannot have user information in the first place.
-    let _ = public.set_username("");
-    let _ = public.set_password(None);
-    if let Some(query) = url.query().filter(|query| query.split('&').any(|pair| is_token(key_of(pair)))) {
-        let parts: Vec<String> = query
-            .split('&')
-            .map(|pair| match key_of(pair) {
-                key if is_token(key) => format!("{key}=***"),
-                _ => pair.to_owned(),
-            })
-            .collect();
-        public.set_query(Some(&parts.join("&")));
-    }
-    public
-}
-
-fn key_of(pair: &str) -> &str {
-    pair.split('=').next().unwrap_or(pair)
-}
-
-/// A source as it may be published: in a lock, in a message. It has the same identity as the source itself.
-pub(crate) fn public_text(text: &str) -> String {
-    if !has_secret(text) {
-        return text.to_owned();
-    }
-    match Url::parse(text) {
-        Ok(url) => public_url(&url).to_string(),
-        Err(_) => text.split('?').next().unwrap_or_default().to_owned(),
     }
 }
 
@@ -328,7 +266,7 @@ fn civitai_reference(rest: &str) -> Option<CivitaiFile> {
     match path.trim_end_matches('/').split('/').collect::<Vec<_>>()[..] {
         ["api", "download", "models", version] => {
             let mut pairs: Vec<&str> =
-                query.split('&').filter(|pair| !pair.is_empty() && !is_token(key_of(pair))).collect();
+                query.split('&').filter(|pair| !pair.is_empty() && !redact::opens(pair)).collect();
             pairs.sort_unstable();
             Some(CivitaiFile::Version { id: id(version)?, query: pairs.join("&") })
         }
@@ -437,22 +375,6 @@ mod tests {
             ),
         ] {
             assert_eq!(ModelSource::parse(bad), Err((format!("{bad:?}"), expected.to_owned())));
-        }
-    }
-
-    #[test]
-    fn secrets_are_seen() {
-        assert!(has_secret("https://civitai.com/api/download/models/1?type=x&token=abc"));
-        assert!(has_secret("https://user:pw@h/x"));
-        assert!(!has_secret("https://h/x?type=token"));
-        assert!(!has_secret("hf://o/r@v1/x"));
-        for (text, public) in [
-            ("https://u:pw@h/x?token=abc&b=1", "https://h/x?token=***&b=1"),
-            ("civitai://models/1?token=abc", "civitai://models/1?token=***"),
-            ("hf://o/r@v1/x", "hf://o/r@v1/x"),
-            ("/a?token=b", "/a"),
-        ] {
-            assert_eq!(public_text(text), public);
         }
     }
 }

@@ -9,7 +9,8 @@ use super::checksum::Checksum;
 use super::lock::{Lock, LockedModel, LockedNode, LockedRepo};
 use super::model::{ComfySpec, ModelSpec, NodeSpec, Spec};
 use super::repo::{RepoUrl, Revision};
-use super::source::{ModelSource, public_text};
+use super::source::ModelSource;
+use crate::source::{public_text, without_secrets};
 
 /// A part of a lock that does not answer the spec, and why.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -256,7 +257,7 @@ impl<'a> Asked<'a> {
 }
 
 fn answers(locked: &LockedRepo, asked: &Asked<'_>) -> bool {
-    locked.repo == asked.repo.as_str()
+    without_secrets(&locked.repo) == asked.repo.public()
         && locked.requested.as_deref() == asked.revision.requested()
         && tree_of(locked) == asked.tree
 }
@@ -273,8 +274,9 @@ fn repo_reason(locked: &LockedRepo, asked: &Asked<'_>) -> Option<StaleReason> {
         };
         return Some(StaleReason::SourceChanged { from: text(&tree_of(locked)), to: text(tree) });
     }
-    if locked.repo != repo.as_str() {
-        return Some(StaleReason::SourceChanged { from: locked.repo.clone(), to: repo.to_string() });
+    let from = without_secrets(&locked.repo);
+    if from != repo.public() {
+        return Some(StaleReason::SourceChanged { from: from.into_owned(), to: repo.public().into_owned() });
     }
     if locked.requested.as_deref() != revision.requested() {
         let from = locked.requested.clone().unwrap_or_else(|| "HEAD".to_owned());

@@ -11,10 +11,10 @@ use super::fetch::Fetcher;
 use super::options::{LockOptions, Refreshed, Update};
 use super::{Workspace, jobs, store_error};
 use crate::error::{SourceFailure, VersionsError};
-use crate::source::SourceError;
+use crate::source::{SourceError, public_text};
 use crate::spec::{
     Lock, LockedModel, LockedNode, LockedRepo, ModelSource, ModelSpec, Part, RepoUrl, Revision, Spec,
-    StaleReason, TreeSpec, VersionId, public_text,
+    StaleReason, TreeSpec, VersionId,
 };
 
 /// Repositories asked or fetched at once.
@@ -189,7 +189,7 @@ impl Builder<'_> {
             let mut stale = pin.is_none().then(|| Why::Stale(reason(&part)));
             let pin = match (pin.filter(|_| !chosen), tree) {
                 (None, Some(tree)) => Some(LockedRepo {
-                    repo: repo.to_string(),
+                    repo: repo.public().into_owned(),
                     requested: revision.requested().map(str::to_owned),
                     commit: revision.commit().map(str::to_owned),
                     tree: Some(tree.clone()),
@@ -284,8 +284,10 @@ impl Builder<'_> {
                 let why = task.why.as_ref().unwrap_or(&Why::NotInStore);
                 let Some(locked) = &task.locked else { return Err(SourceError::Cancelled) };
                 let reference = task.reference.as_deref();
-                self.unless_stopped(|| fetcher.bring_repo(&task.part, why, locked, reference))
-                    .inspect_err(&stop_on)
+                self.unless_stopped(|| {
+                    fetcher.bring_repo(&task.part, why, locked, Some(task.repo), reference)
+                })
+                .inspect_err(&stop_on)
             });
             (repos, models.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });

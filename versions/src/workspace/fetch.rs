@@ -13,9 +13,9 @@ use crate::model_file;
 use crate::source::http::{FetchedFile, HttpRequest};
 use crate::source::{
     Expected, Hosts, NetworkLimits, SourceError, SourceEvent, SourceOptions, civitai, http, hub, local,
-    object::Object,
+    object::Object, public_text,
 };
-use crate::spec::{Checksum, HubFile, LockedModel, ModelSource, ModelSpec, Part, public_text};
+use crate::spec::{Checksum, HubFile, LockedModel, ModelSource, ModelSpec, Part};
 
 /// Read at once.
 const BUFFER: usize = 1 << 20;

@@ -105,7 +105,7 @@ impl Workspace {
             uses: vec![ModelUse {
                 version: id.clone(),
                 path: model.path.to_string(),
-                source: crate::spec::public_text(source),
+                source: crate::source::public_text(source),
             }],
         })
     }

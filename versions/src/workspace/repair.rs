@@ -235,7 +235,7 @@ fn fetch_repo(
     if fetcher.transaction.has_manifest(wanted)? {
         return Ok(());
     }
-    let brought = fetcher.bring_repo(part, &Why::NotInStore, locked, locked.requested.as_deref())?;
+    let brought = fetcher.bring_repo(part, &Why::NotInStore, locked, None, locked.requested.as_deref())?;
     let Some(found) = brought.manifest.filter(|found| found != wanted) else { return Ok(()) };
     let what = if locked.commit.is_some() { "commit" } else { "version" };
     Err(SourceError::Checksum {

@@ -8,7 +8,7 @@ use cvs_store::{Intake, ManifestId, RelPath, StoreError, TreeOptions};
 
 use super::event::{Event, Why};
 use super::fetch::Fetcher;
-use crate::source::{SourceError, git, registry};
+use crate::source::{SourceError, git, redact, registry};
 use crate::spec::{LockedArchive, LockedRepo, Part, RepoUrl, Revision, TreeSpec};
 
 impl Fetcher<'_> {
@@ -21,14 +21,15 @@ impl Fetcher<'_> {
     ) -> Result<(LockedRepo, Option<String>), SourceError> {
         let requested = revision.requested();
         let mut locked = LockedRepo {
-            repo: repo.to_string(),
+            repo: repo.public().into_owned(),
             requested: requested.map(str::to_owned),
             ..LockedRepo::default()
         };
         if let Some(id) = repo.registry_id() {
             let found = self.with_options(part, |options| registry::resolve(id, requested, options))?;
             locked.version = Some(found.version);
-            locked.archive = Some(LockedArchive { url: found.url, sha256: None });
+            // What signs the address runs out, and is nobody else's to have.
+            locked.archive = Some(LockedArchive { url: redact(&found.url), sha256: None });
             return Ok((locked, None));
         }
         let scratch = self.transaction.scratch_dir()?;
@@ -38,12 +39,14 @@ impl Fetcher<'_> {
         Ok((locked, Some(found.reference)))
     }
 
-    /// The content of what is pinned. `reference` is where a git server is asked first.
+    /// The content of what is pinned. `reference` is where a git server is asked first; `written` the repository as the
+    /// spec has it, whose address may hold what opens it.
     pub(super) fn bring_repo(
         &self,
         part: &Part,
         why: &Why,
         locked: &LockedRepo,
+        written: Option<&RepoUrl>,
         reference: Option<&str>,
     ) -> Result<LockedRepo, SourceError> {
         (self.events)(Event::Fetching { part, why });
@@ -54,7 +57,9 @@ impl Fetcher<'_> {
             locked.manifest = Some(tree.manifest);
         } else if let Some(archive) = &locked.archive {
             let brought = self.with_options(part, |options| {
-                registry::ingest(self.transaction, &archive.url, archive.sha256, options)
+                let node = RepoUrl::parse(&locked.repo).ok();
+                let version = node.as_ref().and_then(RepoUrl::registry_id).zip(locked.version.as_deref());
+                registry::ingest(self.transaction, &archive.url, version, archive.sha256, options)
             })?;
             (files, reused) = (brought.files, brought.reused);
             locked.archive = Some(LockedArchive { url: archive.url.clone(), sha256: Some(brought.sha256) });
@@ -64,7 +69,8 @@ impl Fetcher<'_> {
                 url: locked.repo.clone(),
                 reason: "the lock names a repository that cannot be read",
             };
-            let repo = RepoUrl::parse(&locked.repo).map_err(|_| unreadable())?;
+            let known = RepoUrl::parse(&locked.repo).map_err(|_| unreadable())?;
+            let repo = written.filter(|repo| repo.public() == known.public()).unwrap_or(&known);
             let commit = locked.commit.as_deref().unwrap_or_default();
             let ingest = self.with_options(part, |options| {
                 git::ingest(self.transaction, &repo.address(), commit, reference, options)
@@ -81,11 +87,8 @@ impl Fetcher<'_> {
     /// commit beside them is never taken in their place.
     fn tree(&self, repo: &str, tree: &TreeSpec) -> Result<(u64, bool), SourceError> {
         let id = &tree.manifest;
-        let missing = || SourceError::TreeMissing {
-            repo: crate::source::redact(repo),
-            manifest: *id,
-            from: tree.from.clone(),
-        };
+        let missing =
+            || SourceError::TreeMissing { repo: redact(repo), manifest: *id, from: tree.from.clone() };
         let files = |id: &ManifestId| {
             Ok::<_, SourceError>(self.store.manifest(id).map_or(0, |m| m.blobs().len() as u64))
         };

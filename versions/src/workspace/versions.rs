@@ -147,7 +147,7 @@ impl Workspace {
     pub fn summary(&self, spec: &Spec) -> Result<VersionSummary, VersionsError> {
         let lock = spec.lock.as_ref();
         let commit_ref = |repo: &RepoUrl, revision: &Revision, as_found: bool, commit: Option<String>| {
-            CommitRef { repo: repo.to_string(), revision: revision.to_string(), commit, as_found }
+            CommitRef { repo: repo.public().into_owned(), revision: revision.to_string(), commit, as_found }
         };
         let core = lock.and_then(|lock| lock.reusable_comfy(&spec.comfy)).map(LockedRepo::pin);
         let nodes = spec.custom_nodes.iter().map(|node| {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::import::error::ImportError;
 use crate::import::report::ImportReport;
+use crate::source::without_secrets;
 
 /// Where environments are, from the directory of ComfyUI: by hand, by the launcher scripts, by comfy-cli, and in the
 /// portable packages of Windows.
@@ -157,9 +158,9 @@ fn head(text: &str) -> Option<(String, String)> {
 
 /// Where a package came from that came from no index (PEP 610); the error is a directory or file of that machine.
 fn origin(direct: &Value) -> Result<String, String> {
-    let url = direct.get("url").and_then(Value::as_str).unwrap_or_default();
+    let url = without_secrets(direct.get("url").and_then(Value::as_str).unwrap_or_default());
     if url.starts_with("file:") || direct.get("dir_info").is_some() || url.is_empty() {
-        return Err(url.to_owned());
+        return Err(url.into_owned());
     }
     match direct.get("vcs_info") {
         Some(vcs) => {
@@ -168,7 +169,7 @@ fn origin(direct: &Value) -> Result<String, String> {
             let kind = text("vcs").unwrap_or("git");
             Ok(format!("{kind}+{url}{}", commit.map(|commit| format!("@{commit}")).unwrap_or_default()))
         }
-        None => Ok(url.to_owned()),
+        None => Ok(url.into_owned()),
     }
 }
 

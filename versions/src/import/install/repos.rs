@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 use cvs_store::{EntryKind, Intake, Manifest, ManifestId, RelPath, Transaction, TreeOptions};
 use git2::{ErrorCode, Oid, Repository};
 use serde_json::{Map, Value, json};
-use url::Url;
 
 use crate::import::error::ImportError;
-use crate::source::{SourceOptions, git};
+use crate::source::{SourceOptions, git, without_secrets};
 use crate::spec::RepoUrl;
 
 /// Differences that a spec names; the others are counted.
@@ -81,15 +80,7 @@ fn remote(repository: &Repository) -> Option<String> {
     let first = names.iter().flatten().flatten().next()?.to_owned();
     let remote = repository.find_remote("origin").or_else(|_| repository.find_remote(&first)).ok()?;
     let text = remote.url().ok()?.to_owned();
-    let text = match Url::parse(&text) {
-        Ok(mut url) if matches!(url.scheme(), "http" | "https") => {
-            // Both fail only for addresses that have no user information anyway.
-            let _ = url.set_username("");
-            let _ = url.set_password(None);
-            url.to_string()
-        }
-        _ => text,
-    };
+    let text = without_secrets(&text).into_owned();
     RepoUrl::parse(&text).ok().filter(|url| url.registry_id().is_none()).map(|_| text)
 }
 

@@ -155,6 +155,9 @@ impl Server<'_> {
                 let Some(url) = href else {
                     return Err(self.failed(wanted, "the server says no address for it"));
                 };
+                if http::is_downgrade(endpoint, &url) {
+                    return Err(self.failed(wanted, "the server says an address for it that leaves https"));
+                }
                 let mut headers = HeaderMap::new();
                 for (name, value) in action["header"].as_object().into_iter().flatten() {
                     if let (Ok(name), Some(Ok(value))) =

@@ -127,16 +127,22 @@ async fn exchange(
         {
             return Err(answer(&target, "a redirect that would drop the request's body").into());
         }
-        trusted = trusted && may_follow(&target, &next, !caller.is_empty())?;
+        trusted &= may_follow(&target, &next)?;
         target = next;
     }
     Err(answer(url, "too many redirects").into())
 }
 
-/// Whether the caller's headers go along on a redirect. One that leaves https after headers were sent is refused: whoever
-/// reads along there would see what they opened.
-fn may_follow(from: &Url, to: &Url, has_headers: bool) -> Result<bool, SourceError> {
-    if has_headers && from.scheme() == "https" && to.scheme() == "http" {
+/// Whether one address leads from https to plain http. What was asked for where nobody reads along, or changes what
+/// comes, is not taken from where everybody can.
+pub(crate) fn is_downgrade(from: &Url, to: &Url) -> bool {
+    from.scheme() == "https" && to.scheme() != "https"
+}
+
+/// Whether the caller's headers go along on a redirect. One that leaves https is refused, whichever it is and whatever
+/// was sent: the address itself may be signed.
+fn may_follow(from: &Url, to: &Url) -> Result<bool, SourceError> {
+    if is_downgrade(from, to) {
         return Err(answer(from, format!("a redirect from https to {}", redact_url(to))));
     }
     Ok(from.origin() == to.origin())
@@ -375,18 +381,19 @@ mod tests {
 
     #[test]
     fn headers_stay_at_home_and_never_leave_https() {
-        for (from, to, has_headers, expected) in [
-            ("https://h/a", "https://h/b", true, Some(true)),
-            ("https://h/a", "https://cdn/b", true, Some(false)),
-            ("https://h/a", "https://h:444/b", true, Some(false)),
-            ("http://h/a", "https://h/b", true, Some(false)),
-            ("https://h/a", "http://h/b", true, None),
-            ("https://h/a", "http://h/b", false, Some(false)),
+        for (from, to, expected) in [
+            ("https://h/a", "https://h/b", Some(true)),
+            ("https://h/a", "https://cdn/b", Some(false)),
+            ("https://h/a", "https://h:444/b", Some(false)),
+            ("http://h/a", "https://h/b", Some(false)),
+            ("https://h/a", "http://h/b", None),
+            ("https://cdn/a", "http://other/b", None),
+            ("http://h/a", "http://h/b", Some(true)),
         ] {
             let url = |text: &str| text.parse::<Url>().unwrap();
-            assert_eq!(may_follow(&url(from), &url(to), has_headers).ok(), expected, "{from} {to}");
+            assert_eq!(may_follow(&url(from), &url(to)).ok(), expected, "{from} {to}");
         }
-        let error = may_follow(&"https://h/a".parse().unwrap(), &"http://h/b".parse().unwrap(), true);
+        let error = may_follow(&"https://h/a".parse().unwrap(), &"http://h/b".parse().unwrap());
         assert_eq!(
             error.unwrap_err().to_string(),
             "https://h/a: unusable answer: a redirect from https to http://h/b"

@@ -17,6 +17,7 @@ use cvs_store::{BlobId, Store, Transaction};
 use reqwest::header::HeaderMap;
 use url::Url;
 
+pub(crate) use self::client::is_downgrade;
 pub(in crate::source) use self::client::{Failure, answer, get_json, head, patient, post_json};
 use self::download::Download;
 use self::link::Link;

@@ -96,7 +96,7 @@ fn address(hosts: &Hosts, file: &HubFile, revision: &str) -> Url {
 
 /// The page of a repository, where a person accepts its conditions.
 fn page(hosts: &Hosts, file: &HubFile) -> String {
-    hosts.hub.at(prefix(file.kind).into_iter().chain(file.repo.split('/'))).to_string()
+    redact_url(&hosts.hub.at(prefix(file.kind).into_iter().chain(file.repo.split('/'))))
 }
 
 /// What the hub says of a file.

@@ -32,7 +32,7 @@ impl World {
         let endpoint = self.hub.endpoint();
         let cache = self.dir.path().join("hub");
         let own = [("HF_ENDPOINT", endpoint.as_str()), ("HF_HUB_CACHE", cache.to_str().unwrap())];
-        Hosts::of(&[&own, more].concat()).unwrap()
+        Hosts::of(&[more, &own].concat()).unwrap()
     }
 
     fn fetch(&self, source: &str, expected: Expected, hosts: &Hosts) -> Result<Found, SourceError> {
@@ -252,6 +252,16 @@ fn what_the_hub_refuses_is_told_in_its_own_terms() {
             assert!(page.starts_with(&url("/o/")), "{page}");
         }
     }
+}
+
+#[test]
+fn the_password_of_an_endpoint_does_not_show() {
+    let world = World::new();
+    let endpoint = world.hub.endpoint().replacen("://", "://me:S3CRET@", 1);
+    let hosts = world.hosts(&[("HF_ENDPOINT", &endpoint), ("HF_TOKEN", "")]);
+    let error = world.fetch("hf://o/private/m.bin", Expected::default(), &hosts).err().unwrap();
+    assert!(matches!(&error, SourceError::Closed { .. }), "{error}");
+    assert!(!format!("{error:?} {error} {hosts:?}").contains("S3CRET"), "{error:?}");
 }
 
 #[test]
