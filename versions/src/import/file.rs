@@ -234,7 +234,9 @@ fn content(file: &mut (impl Read + Seek)) -> io::Result<Result<Content, String>>
         file.rewind()?;
         file.take(LARGEST + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > LARGEST {
-            return Ok(Err(format!("it has more than {LARGEST} bytes, and descriptions with so many are not read")));
+            return Ok(Err(format!(
+                "it has more than {LARGEST} bytes, and descriptions with so many are not read"
+            )));
         }
         return Ok(text(&bytes).map(Content::Text));
     };
@@ -262,7 +264,10 @@ fn text(bytes: &[u8]) -> Result<Value, String> {
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if document::is_dense(text) {
-        return Err(format!("it has more than {} values, and descriptions with so many are not read", document::VALUES));
+        return Err(format!(
+            "it has more than {} values, and descriptions with so many are not read",
+            document::VALUES
+        ));
     }
     let json = match serde_json::from_str(text) {
         Ok(value) => return Ok(value),
