@@ -139,6 +139,67 @@ fn what_others_have_stays_theirs() {
     let output = world.cvs(&command).fails();
     assert!(output.stderr.contains("output/picture.png"), "{}", output.stderr);
     assert_eq!(fs::read(&written).expect("reading an output"), b"of a run");
+
+    // The version is there, and what goes on is said.
+    assert!(output.stderr.contains("version mine is there, but without all of output"), "{}", output.stderr);
+    let next = format!("`cvs import {install} --as mine --overlay-only --with-outputs` goes on");
+    assert!(output.stderr.contains(&next), "{}", output.stderr);
+    assert!(output.stdout.contains("not all of it could be taken"), "{}", output.stdout);
+    fs::remove_file(&written).expect("removing what a run wrote");
+    let command = ["import", install, "--as", "mine", "--overlay-only", "--with-outputs"];
+    let report = world.cvs(&[&command[..], &["--json"]].concat()).ok().json();
+    assert_eq!(report["overlay"]["output"]["files"], 1);
+    assert_eq!(fs::read(&written).expect("reading an output"), b"picture");
+}
+
+#[test]
+fn nothing_is_left_out_in_silence() {
+    let world = World::new();
+    let root = install(&world);
+    let elsewhere = world.env.write("more/nodes/odd.py", b"odd\n");
+    let elsewhere = elsewhere.parent().expect("a file has a directory");
+    fs::create_dir_all(elsewhere.join("plain")).expect("making a directory");
+    let mut extra = fs::read_to_string(root.join("extra_model_paths.yaml")).expect("reading the paths");
+    extra += &format!("more:\n  custom_nodes: {}\n", elsewhere.display());
+    fs::write(root.join("extra_model_paths.yaml"), extra).expect("writing the paths");
+    fs::create_dir_all(root.join("custom_nodes/.disabled")).expect("making a directory");
+    fs::write(root.join("custom_nodes/.disabled/off.py"), "off\n").expect("writing a node");
+    let _ = fs::remove_dir_all(root.join("input"));
+    for link in ["custom_nodes/gone", "models/loras/lost.safetensors", "input"] {
+        std::os::unix::fs::symlink("nowhere", root.join(link)).expect("making a link");
+    }
+    let report = import(&world, &root, "mine");
+    let left: Vec<(String, String)> = report["import"]["left_out"]
+        .as_array()
+        .expect("what was left out")
+        .iter()
+        .map(|left| (left["path"].to_string(), left["reason"].as_str().unwrap_or_default().to_owned()))
+        .collect();
+    for (path, reason) in [
+        (root.join("custom_nodes/gone"), "a link that leads nowhere"),
+        (root.join("models/loras/lost.safetensors"), "a link that leads nowhere"),
+        (root.join("input"), "a link that leads nowhere"),
+        (
+            elsewhere.join("odd.py"),
+            "a file of a directory of nodes elsewhere, of which directories are taken",
+        ),
+        (elsewhere.join("plain"), "another directory is custom_nodes/plain already"),
+    ] {
+        let path = json!(path).to_string();
+        assert!(
+            left.iter().any(|one| *one == (path.clone(), reason.to_owned())),
+            "{path} {reason}: {left:?}"
+        );
+    }
+    let nodes = spec(&world, "mine")["custom_nodes"].clone();
+    let off = nodes
+        .as_array()
+        .expect("nodes")
+        .iter()
+        .find(|node| node["name"] == "files in custom_nodes/.disabled");
+    let off = off.expect("an entry for files that are switched off");
+    assert_eq!(off["target_dir"], "$COMFY_HOME/custom_nodes/.disabled");
+    world.cvs(&["validate", "mine", "--deep"]).ok();
 }
 
 #[test]

@@ -90,6 +90,10 @@ pub(crate) struct ImportArgs {
     #[command(flatten)]
     intake: ImportIntake,
 
+    /// Take only what --with-outputs, --with-inputs and --with-user name, for a version that is there already.
+    #[arg(long, conflicts_with_all = ["force", "dry_run"])]
+    overlay_only: bool,
+
     /// Say what would become what, and make no version. Models are not read.
     #[arg(long)]
     dry_run: bool,
@@ -180,6 +184,13 @@ pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<Exit, CliError
         fetch: !args.no_fetch,
         ..CreateOptions::default()
     };
+    if args.overlay_only {
+        let written = import::written(&args.source).map_err(cvs_versions::VersionsError::from)?;
+        let (filled, failure) = args.fill(context, &written);
+        let import = InstallImport { report: ImportReport::default(), created: None, written };
+        args.tell(context, &import, &filled)?;
+        return failure.map_or(Ok(Exit::Ok), Err);
+    }
     if !args.source.is_dir() {
         let repo = match &args.repo {
             Some(repo) => {
@@ -223,12 +234,12 @@ pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<Exit, CliError
     };
     let import = workspace.import_install(&args.id, &args.source, &options)?;
     drop(activity);
-    let written = match import.created {
-        Some(_) => args.fill(context, &import.written)?,
-        None => BTreeMap::new(),
+    let (filled, failure) = match import.created {
+        Some(_) => args.fill(context, &import.written),
+        None => (BTreeMap::new(), None),
     };
-    args.tell(context, &import, &written)?;
-    Ok(Exit::Ok)
+    args.tell(context, &import, &filled)?;
+    failure.map_or(Ok(Exit::Ok), Err)
 }
 
 impl ImportArgs {
@@ -244,27 +255,51 @@ impl ImportArgs {
         }
     }
 
-    /// Puts into the overlay what was asked for.
+    /// Puts into the overlay what was asked for: what is in it then, and what kept the rest out.
     fn fill(
         &self,
         context: &Context,
         written: &[OverlaySource],
-    ) -> Result<BTreeMap<&'static str, Filled>, CliError> {
+    ) -> (BTreeMap<&'static str, Filled>, Option<CliError>) {
         let mut filled = BTreeMap::new();
-        if !written.iter().any(|source| self.wants(source)) {
-            return Ok(filled);
+        let mut wanted: Vec<&OverlaySource> = written.iter().filter(|source| self.wants(source)).collect();
+        let result = self.fill_each(context, &mut wanted, &mut filled);
+        let failure = result.err().map(|source| CliError::Fill {
+            id: self.id.to_string(),
+            missing: wanted.iter().map(|source| source.name).collect::<Vec<_>>().join(", "),
+            command: format!(
+                "cvs import {} --as {} --overlay-only{}",
+                self.source.display(),
+                self.id,
+                wanted.iter().map(|source| format!(" {}", flag(source))).collect::<String>()
+            ),
+            source: Box::new(source),
+        });
+        (filled, failure)
+    }
+
+    /// Takes each that is done from `wanted` to `filled`.
+    fn fill_each(
+        &self,
+        context: &Context,
+        wanted: &mut Vec<&OverlaySource>,
+        filled: &mut BTreeMap<&'static str, Filled>,
+    ) -> Result<(), CliError> {
+        if wanted.is_empty() {
+            return Ok(());
         }
         let workspace = context.workspace()?;
         let ready = workspace.ensure(&self.id, &LockOptions { offline: true, ..LockOptions::default() })?;
         let overlay = workspace.overlay_dir(&self.id);
         let fill = Fill::open(workspace.store(), ready.view, &overlay, context.cancel())?;
-        for source in written.iter().filter(|source| self.wants(source)) {
+        while let Some(source) = wanted.first() {
             let task =
                 context.progress().task(format!("taking in {}", source.name), crate::progress::Unit::Items);
             filled.insert(source.name, fill.copy(&source.dir, source.name)?);
             drop(task);
+            wanted.remove(0);
         }
-        Ok(filled)
+        Ok(())
     }
 
     fn tell(
@@ -276,12 +311,10 @@ impl ImportArgs {
         let output = context.output();
         let mut report = import.report.clone();
         for source in import.written.iter().filter(|source| !written.contains_key(source.name)) {
-            let flag = match source.name {
-                "output" => "--with-outputs",
-                "input" => "--with-inputs",
-                _ => "--with-user",
+            let reason = match self.wants(source) {
+                true => "not all of it could be taken".to_owned(),
+                false => format!("it was not asked for ({})", flag(source)),
             };
-            let reason = format!("it was not asked for ({flag})");
             report.left_out.push(import::LeftOut { path: source.dir.clone(), reason });
         }
         if output.is_json() {
@@ -296,9 +329,19 @@ impl ImportArgs {
                     output.warning(&kept(overlay));
                 }
             }
+            None if self.overlay_only => {}
             None => output.note("a dry run: there is no version, and no model was read"),
         }
         Ok(())
+    }
+}
+
+/// What asks for it.
+fn flag(source: &OverlaySource) -> &'static str {
+    match source.name {
+        "output" => "--with-outputs",
+        "input" => "--with-inputs",
+        _ => "--with-user",
     }
 }
 

@@ -3,7 +3,8 @@
 use cvs_versions::comfy::RunError;
 use cvs_versions::serve::ServeError;
 
-use super::{Exit, hint_of_io};
+use super::Exit;
+use super::hint::of_io;
 
 pub(super) fn of_run(error: &RunError) -> Exit {
     match error {
@@ -25,7 +26,7 @@ pub(super) fn hint_of_run(error: &RunError) -> Option<String> {
         RunError::PortTaken { .. } => "choose another port with --port, or end what has it",
         RunError::Listen { .. } => "choose another address with --host, or another port with --port",
         RunError::StartTimeout { .. } => "COMFY_STARTUP_TIMEOUT, in seconds, gives it more time",
-        RunError::Io { source, .. } => return hint_of_io(source),
+        RunError::Io { source, .. } => return of_io(source),
         _ => return None,
     };
     Some(text.to_owned())

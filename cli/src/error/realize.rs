@@ -2,7 +2,7 @@
 
 use cvs_versions::realize::RealizeError;
 
-use super::{Exit, hint_of_io, hint_of_store, of_store};
+use super::{Exit, hint, of_store};
 
 pub(super) fn exit(error: &RealizeError) -> Exit {
     match error {
@@ -16,8 +16,8 @@ pub(super) fn exit(error: &RealizeError) -> Exit {
 
 pub(super) fn hint(error: &RealizeError) -> Option<String> {
     let text = match error {
-        RealizeError::Store(error) => return hint_of_store(error),
-        RealizeError::Io { source, .. } => return hint_of_io(source),
+        RealizeError::Store(error) => return hint::of_store(error),
+        RealizeError::Io { source, .. } => return hint::of_io(source),
         RealizeError::NotEmpty { .. } | RealizeError::Unfit { .. } => {
             "name an empty directory, or one that does not exist yet, with --target DIR"
         }

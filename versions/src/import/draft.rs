@@ -131,11 +131,19 @@ impl Draft {
         let key = |entry: &Value| {
             entry.get("target_dir").or_else(|| entry.get("name")).unwrap_or(&entry["repo"]).clone()
         };
-        if self.nodes.iter().any(|known| key(known) == key(&entry) || known["repo"] == entry["repo"]) {
-            return;
-        }
         let text = |key: &str| entry.get(key).and_then(Value::as_str);
         let at = text("commit").or(text("ref")).map(|at| format!(" at {at}")).unwrap_or_default();
+        let is_known = |known: &&Value| key(known) == key(&entry) || known["repo"] == entry["repo"];
+        if let Some(known) = self.nodes.iter().find(is_known) {
+            if *known != entry {
+                let reason = format!(
+                    "{} comes before it at the same place",
+                    known["repo"].as_str().unwrap_or_default()
+                );
+                self.report.leave_out(format!("{repo}{at}"), reason);
+            }
+            return;
+        }
         let off = if enabled { "" } else { ", switched off" };
         self.taken(format!("node {plain}"), format!("{repo}{at}{off}"));
         self.nodes.push(entry);
@@ -143,10 +151,15 @@ impl Draft {
 
     /// A model at a place of the view.
     pub(super) fn model(&mut self, source: &str, target: &str, sha256: Option<&str>) {
-        if self.models.iter().any(|known| known["target_path"] == target) {
+        let source = self.public(source);
+        if let Some(known) = self.models.iter().find(|known| known["target_path"] == target) {
+            if known["source"] != source.as_str() {
+                let first = known["source"].as_str().unwrap_or_default();
+                let reason = format!("{first} comes before it at {target}");
+                self.report.leave_out(source, reason);
+            }
             return;
         }
-        let source = self.public(source);
         let mut entry = json!({ "source": source, "target_path": target });
         if let Some(sha256) = sha256 {
             entry["checksum"] = format!("sha256:{}", sha256.to_ascii_lowercase()).into();

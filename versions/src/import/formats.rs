@@ -442,10 +442,18 @@ mod tests {
         assert_eq!(spec["python_packages"], json!(["p @ git+https://h/p@v1"]));
         let told: Vec<_> = report.left_out.iter().map(|left| left.path.display().to_string()).collect();
         assert_eq!(told[0], "https://h/o/n");
-        let lock = json!({ "models": [{ "model": "m", "url": "https://h/m?token=S3CRET&a=1" }] });
+        let lock = json!({ "models": [
+            { "model": "m", "url": "https://h/m?token=S3CRET&a=1" }, { "model": "m", "url": "https://other/m" },
+        ] });
         let lock = read(Format::ComfyLock, &lock, None).expect("a sound file");
         let (lock, more) = lock.finish(&crate::spec::VersionId::new("x").unwrap());
-        assert_eq!(lock["models"][0]["source"], "https://h/m?a=1");
+        assert_eq!(
+            lock["models"],
+            json!([{ "source": "https://h/m?a=1", "target_path": "models/checkpoints/m" }])
+        );
+        // What is left out is told.
+        let reasons: Vec<_> = more.left_out.iter().map(|left| left.reason.as_str()).collect();
+        assert_eq!(reasons[1..], ["https://h/m?a=1 comes before it at models/checkpoints/m"]);
         let all = format!("{spec:?} {report:?} {lock:?} {more:?}");
         assert!(!all.contains("S3CRET"), "{all}");
     }

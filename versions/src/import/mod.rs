@@ -19,7 +19,7 @@ pub use self::error::ImportError;
 pub use self::file::describe;
 pub use self::file::{FileImport, FileOptions};
 pub use self::formats::Format;
-pub use self::install::{EnvironmentChoice, InstallImport, InstallOptions, OverlaySource};
+pub use self::install::{EnvironmentChoice, InstallImport, InstallOptions, OverlaySource, written};
 pub use self::report::{ImportReport, LeftOut, Taken};
 
 use cvs_store::RelPath;

@@ -10,6 +10,7 @@
 
 mod ingest;
 mod models;
+mod nodes;
 mod packages;
 mod repos;
 
@@ -18,10 +19,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use cvs_store::{Intake, ManifestBuilder, RelPath, StoreError, Transaction};
+use cvs_store::{Intake, RelPath, StoreError, Transaction};
 use serde_json::{Map, Value, json};
 
-use self::models::{ModelFile, ModelRoot};
+use self::models::ModelRoot;
+use self::nodes::NodeDir;
 use self::repos::{Found, Repo};
 use super::error::ImportError;
 use super::report::{ImportReport, Taken};
@@ -33,10 +35,6 @@ use crate::workspace::{CreateOptions, CreateReport, Event, Events, Workspace};
 
 /// Directories of the core that programs and people fill: only what the core's commit has in them belongs to it.
 const FILLED: [&str; 6] = ["custom_nodes", "input", "models", "output", "temp", "user"];
-/// What model files are called.
-const MODEL_ENDS: [&str; 8] = [".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx"];
-/// From this size on such a file in the directory of a node is a model of its own.
-const MODEL_SIZE: u64 = 10 << 20;
 const EXTRA_PATHS: &str = "extra_model_paths.yaml";
 
 /// What becomes of the environment of an install.
@@ -122,9 +120,8 @@ impl Workspace {
         };
         let mut spec = importer.run(id)?;
         options.indexes.put(&mut spec);
-        let report = importer.report;
-        let written = ["input", "output", "user"].map(|name| OverlaySource { name, dir: root.join(name) });
-        let written = written.into_iter().filter(|source| source.dir.is_dir()).collect();
+        let mut report = importer.report;
+        let written = written_in(&root, &mut report);
         if options.dry_run {
             return Ok(InstallImport { report, created: None, written });
         }
@@ -136,6 +133,46 @@ impl Workspace {
         }
         Ok(InstallImport { report, created: Some(created), written })
     }
+}
+
+/// What programs wrote in the install in `dir`.
+pub fn written(dir: &Path) -> Result<Vec<OverlaySource>, ImportError> {
+    Ok(written_in(&find_root(dir)?, &mut ImportReport::default()))
+}
+
+fn written_in(root: &Path, report: &mut ImportReport) -> Vec<OverlaySource> {
+    let all = ["input", "output", "user"].map(|name| OverlaySource { name, dir: root.join(name) });
+    all.into_iter().filter(|source| is_directory(&source.dir, report)).collect()
+}
+
+/// Whether there is a directory. Something else in its place is told.
+fn is_directory(path: &Path, report: &mut ImportReport) -> bool {
+    if !path.is_dir() && path.symlink_metadata().is_ok() {
+        report.leave_out(path, no_directory(path));
+    }
+    path.is_dir()
+}
+
+/// What is in the place of a directory.
+fn no_directory(path: &Path) -> &'static str {
+    match path.metadata() {
+        Err(_) => "a link that leads nowhere",
+        Ok(metadata) if metadata.is_file() => "a file where a directory is expected",
+        Ok(_) => "neither a file nor a directory",
+    }
+}
+
+/// What a directory holds, in the order of names; none where it is not there.
+fn list(dir: &Path) -> Result<Vec<fs::DirEntry>, ImportError> {
+    let failed = |error| ImportError::io("list", dir, error);
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut entries = entries.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    Ok(entries)
 }
 
 /// The directory of ComfyUI: `dir`, or `ComfyUI/` in it, as in portable packages and comfy-cli's workspaces.
@@ -168,15 +205,6 @@ struct Importer<'a> {
     tracked: BTreeSet<RelPath>,
 }
 
-/// A directory of a node.
-struct NodeDir {
-    found: Found,
-    /// Where it goes in the view.
-    path: RelPath,
-    /// Model files in it that its commit does not have.
-    models: Vec<ModelFile>,
-}
-
 impl Importer<'_> {
     fn run(&mut self, id: &VersionId) -> Result<Map<String, Value>, ImportError> {
         let extra = self.extra_paths()?;
@@ -194,7 +222,8 @@ impl Importer<'_> {
         for node in &mut nodes {
             self.node_tree(node)?;
         }
-        let loose = self.loose_files()?;
+        let home = name("custom_nodes");
+        let loose = [self.loose_files(&home)?, self.loose_files(&join(&home, ".disabled")?)?];
         self.commit()?;
 
         let mut spec = Map::new();
@@ -206,7 +235,7 @@ impl Importer<'_> {
         for node in &nodes {
             entries.push(self.node_entry(node)?);
         }
-        if let Some((taken, entry)) = loose {
+        for (taken, entry) in loose.into_iter().flatten() {
             self.report.taken.push(taken);
             entries.push(entry);
         }
@@ -215,7 +244,7 @@ impl Importer<'_> {
         let mut roots = extra.first;
         roots.push(ModelRoot { dir: self.root.join("models"), target: name("models") });
         roots.extend(extra.then);
-        roots.retain(|root| root.dir.is_dir());
+        roots.retain(|root| is_directory(&root.dir, &mut self.report));
         let mut files = models::collect(&roots, &self.tracked, &mut self.report)?;
         files.extend(nodes.into_iter().flat_map(|node| node.models));
         let taken = self.models(&files)?;
@@ -241,45 +270,6 @@ impl Importer<'_> {
             all.nodes.extend(found.nodes);
         }
         Ok(all)
-    }
-
-    /// The directories of nodes, in the order of names.
-    fn nodes(&mut self, elsewhere: &[PathBuf]) -> Result<Vec<NodeDir>, ImportError> {
-        let mut nodes: Vec<NodeDir> = Vec::new();
-        let home = name("custom_nodes");
-        let mut places = vec![(self.root.join("custom_nodes"), home.clone())];
-        places.push((self.root.join("custom_nodes/.disabled"), join(&home, ".disabled")?));
-        places.extend(elsewhere.iter().map(|dir| (dir.clone(), home.clone())));
-        for (place, target) in places {
-            let mut entries: Vec<_> = match fs::read_dir(&place) {
-                Ok(entries) => entries.flatten().collect(),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(ImportError::io("list", &place, error)),
-            };
-            entries.sort_by_key(fs::DirEntry::file_name);
-            for entry in entries {
-                let path = entry.path();
-                let file_name = entry.file_name();
-                if !path.is_dir() || matches!(file_name.to_str(), Some(".git" | "__pycache__" | ".disabled"))
-                {
-                    continue;
-                }
-                let Some(file_name) = file_name.to_str() else {
-                    self.report.leave_out(path, "its name is not UTF-8");
-                    continue;
-                };
-                let target = join(&target, file_name)?;
-                if nodes.iter().any(|node| node.path == target) {
-                    self.report.leave_out(path, format!("another directory is {target} already"));
-                    continue;
-                }
-                // Where a link leads, the node is.
-                let dir = fs::canonicalize(&path).map_err(|error| ImportError::io("open", &path, error))?;
-                let found = Found { repo: Repo::of(&dir), dir, commit: None, tree: None };
-                nodes.push(NodeDir { found, path: target, models: Vec::new() });
-            }
-        }
-        Ok(nodes)
     }
 
     /// Reads the commits of all repositories, each out of itself.
@@ -322,7 +312,7 @@ impl Importer<'_> {
         };
         let options = self.source_options();
         let tree = repos::read_tree(self.transaction, root, &exclude, &options)?;
-        for entry in fs::read_dir(root).map_err(|error| ImportError::io("list", root, error))?.flatten() {
+        for entry in list(root)? {
             let name = entry.file_name();
             let Ok(path) = RelPath::new(name.as_encoded_bytes()) else { continue };
             if is_log(name.as_encoded_bytes()) && exclude(&path) {
@@ -334,77 +324,6 @@ impl Importer<'_> {
             }
         }
         Ok(tree)
-    }
-
-    fn node_tree(&mut self, node: &mut NodeDir) -> Result<(), ImportError> {
-        let tracked = match node.found.commit {
-            Some(commit) => repos::paths(&self.manifest(&commit)?),
-            None => BTreeSet::new(),
-        };
-        let is_model =
-            |name: &str, size: u64| size >= MODEL_SIZE && MODEL_ENDS.iter().any(|end| name.ends_with(end));
-        let mut models: BTreeSet<RelPath> = BTreeSet::new();
-        let mut files: Vec<ModelFile> = Vec::new();
-        let (dir, path) = (&node.found.dir, &node.path);
-        // What is told of this walk, is told by the one that takes the rest.
-        let mut ignored = ImportReport::default();
-        models::walk(dir, path, &mut Vec::new(), &mut ignored, &mut |source, target, size, _| {
-            let Some(inside) = target.strip_prefix(path) else { return };
-            let linked = source.is_symlink() || !source.starts_with(dir);
-            if !linked && !tracked.contains(&inside) && is_model(&inside.to_string(), size) {
-                files.push(ModelFile { source: source.to_owned(), target: target.clone(), size });
-                models.insert(inside);
-            }
-        })?;
-        let exclude = |path: &RelPath| left_out_of_trees(path) || models.contains(path);
-        let options = self.source_options();
-        node.found.tree = Some(repos::read_tree(self.transaction, dir, &exclude, &options)?);
-        node.models = files;
-        Ok(())
-    }
-
-    /// Files that lie in `custom_nodes` itself, most of them nodes of one file: an entry that has just them.
-    fn loose_files(&self) -> Result<Option<(Taken, Value)>, ImportError> {
-        let dir = self.root.join("custom_nodes");
-        let home = name("custom_nodes");
-        let (mut builder, mut names) = (ManifestBuilder::new(), Vec::new());
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let (Ok(file), Ok(target)) = (
-                RelPath::new(entry.file_name().as_encoded_bytes()),
-                home.join(entry.file_name().as_encoded_bytes()),
-            ) else {
-                continue;
-            };
-            if !path.is_file() || self.tracked.contains(&target) {
-                continue;
-            }
-            let stored = self.transaction.put_file(&path, Intake::Copy).map_err(ImportError::store)?;
-            let listed = builder.file(&file, 0o644, stored.size, stored.id);
-            listed.map_err(|source| StoreError::Manifest { context: dir.display().to_string(), source })?;
-            names.push(file.to_string());
-        }
-        if names.is_empty() {
-            return Ok(None);
-        }
-        names.sort();
-        let tree = self.transaction.put_manifest(builder).map_err(ImportError::store)?;
-        let from = dir.display().to_string();
-        let taken = Taken {
-            part: "files in custom_nodes".to_owned(),
-            from: from.clone(),
-            how: format!("as they were found: {}", names.join(", ")),
-            changes: Vec::new(),
-            bytes: None,
-        };
-        let entry = json!({
-            "repo": from,
-            "name": "files in custom_nodes",
-            "target_dir": "$COMFY_HOME/custom_nodes",
-            "tree": { "manifest": tree.to_string(), "from": from },
-            "install_requirements": false,
-        });
-        Ok(Some((taken, entry)))
     }
 
     /// The fields of a repository; what was found is dropped again where it is what the commit has. Files of the
@@ -430,19 +349,6 @@ impl Importer<'_> {
         let from = found.dir.display().to_string();
         self.report.taken.push(Taken { part, from, how, changes, bytes: None });
         Ok(fields)
-    }
-
-    fn node_entry(&mut self, node: &NodeDir) -> Result<Value, ImportError> {
-        let mut fields = self.entry(&node.found, format!("node {}", node.path), &[])?;
-        let name = String::from_utf8_lossy(node.path.file_name().unwrap_or_default()).into_owned();
-        let usual = name_path(&name).as_ref() == Some(&node.path);
-        fields.insert("name".to_owned(), name.into());
-        if !usual {
-            fields.insert("target_dir".to_owned(), format!("$COMFY_HOME/{}", node.path).into());
-        }
-        // The packages of the environment are known exactly, those of nodes among them.
-        fields.insert("install_requirements".to_owned(), false.into());
-        Ok(fields.into())
     }
 
     fn environment(
@@ -508,11 +414,6 @@ impl Importer<'_> {
 /// A path that is known to be one.
 fn name(text: &'static str) -> RelPath {
     RelPath::new(text).unwrap_or_default()
-}
-
-/// Where a node of this name goes by itself.
-fn name_path(text: &str) -> Option<RelPath> {
-    name("custom_nodes").join(text).ok()
 }
 
 fn join(path: &RelPath, name: &str) -> Result<RelPath, ImportError> {

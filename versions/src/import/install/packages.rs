@@ -1,7 +1,9 @@
 //! The Python environment of an install: where it is, and what it holds, by exact version.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::Value;
 
@@ -100,6 +102,7 @@ pub(super) fn installed(
     let dir = &environment.site_packages;
     let failed = |error| ImportError::io("list", dir, error);
     let mut packages = Packages::default();
+    let mut found: BTreeMap<String, (Option<SystemTime>, String, PathBuf)> = BTreeMap::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -120,13 +123,26 @@ pub(super) fn installed(
         };
         let direct = fs::read(path.join("direct_url.json")).ok();
         let direct = direct.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-        match direct.as_ref().map(origin) {
-            None => packages.requirements.push(format!("{name}=={version}")),
-            Some(Ok(address)) => packages.requirements.push(format!("{name} @ {address}")),
+        let requirement = match direct.as_ref().map(origin) {
+            None => format!("{name}=={version}"),
+            Some(Ok(address)) => format!("{name} @ {address}"),
             Some(Err(from)) => {
                 report
                     .leave_out(&path, format!("{name} {version} was installed from {from} of this machine"));
+                continue;
             }
+        };
+        // What an interrupted upgrade leaves. What was installed last, Python finds in the files themselves.
+        let time = fs::metadata(&metadata).and_then(|metadata| metadata.modified()).ok();
+        let key = name.to_ascii_lowercase().replace(['_', '.'], "-");
+        let this = (time, requirement, path.clone());
+        match found.remove(&key) {
+            Some(known) => {
+                let (kept, other) = if this > known { (this, known) } else { (known, this) };
+                report.leave_out(&other.2, format!("{} is there as well, and was installed later", kept.1));
+                found.insert(key, kept);
+            }
+            None => drop(found.insert(key, this)),
         }
         if name.eq_ignore_ascii_case("torch") {
             let build = version.split_once('+').map(|(_, build)| build.to_owned());
@@ -136,8 +152,8 @@ pub(super) fn installed(
             packages.torch_backend = build.filter(known);
         }
     }
+    packages.requirements = found.into_values().map(|(_, requirement, _)| requirement).collect();
     packages.requirements.sort_by_key(|requirement| requirement.to_ascii_lowercase());
-    packages.requirements.dedup();
     Ok(packages)
 }
 
@@ -205,6 +221,11 @@ mod tests {
             "Name: b\nVersion: 1\n",
             Some(r#"{"url":"file:///b","dir_info":{"editable":true}}"#),
         );
+        // An upgrade that was cut short.
+        add("NumPy-1.25.0.dist-info", "Name: numpy\nVersion: 1.25.0\n", None);
+        let older =
+            fs::File::options().write(true).open(site.join("NumPy-1.25.0.dist-info/METADATA")).unwrap();
+        older.set_modified(SystemTime::UNIX_EPOCH).unwrap();
         add("c.dist-info", "Name: c\nVersion: $(x)\n", None);
         let mut report = ImportReport::default();
         let environment = find(temp.path(), None).unwrap();
@@ -219,7 +240,11 @@ mod tests {
         reasons.sort_unstable();
         assert_eq!(
             reasons,
-            ["b 1 was installed from file:///b of this machine", "it does not say which package it is"]
+            [
+                "NumPy==1.26.4 is there as well, and was installed later",
+                "b 1 was installed from file:///b of this machine",
+                "it does not say which package it is"
+            ]
         );
     }
 }

@@ -257,9 +257,11 @@ fn what_the_hub_refuses_is_told_in_its_own_terms() {
 #[test]
 fn the_password_of_an_endpoint_does_not_show() {
     let world = World::new();
+    world.hub.large("o/gated", "m.bin", MODEL);
+    world.hub.gate("o/gated", "hf_other");
     let endpoint = world.hub.endpoint().replacen("://", "://me:S3CRET@", 1);
     let hosts = world.hosts(&[("HF_ENDPOINT", &endpoint), ("HF_TOKEN", "")]);
-    let error = world.fetch("hf://o/private/m.bin", Expected::default(), &hosts).err().unwrap();
+    let error = world.fetch("hf://o/gated/m.bin", Expected::default(), &hosts).err().unwrap();
     assert!(matches!(&error, SourceError::Closed { .. }), "{error}");
     assert!(!format!("{error:?} {error} {hosts:?}").contains("S3CRET"), "{error:?}");
 }
