@@ -157,13 +157,20 @@ fn ended(data: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((data.get(..end)?, data.get(end + 1..)?))
 }
 
-/// What `packed` unpacks to; none when that is more than there may be.
+/// What `packed` unpacks to; none when that is more than there may be. After one such nothing is unpacked any more, and
+/// what breaks counts as far as it went: many small bombs are no better than a large one.
 fn inflated(packed: &[u8], texts: &mut Texts) -> Option<Vec<u8>> {
     let limit = texts.left();
+    if texts.cut {
+        return None;
+    }
     let mut text = Vec::new();
-    ZlibDecoder::new(packed).take(limit as u64 + 1).read_to_end(&mut text).ok()?;
-    texts.cut |= text.len() > limit;
-    (text.len() <= limit).then_some(text)
+    let whole = ZlibDecoder::new(packed).take(limit as u64 + 1).read_to_end(&mut text).is_ok();
+    texts.cut = text.len() > limit;
+    if !whole {
+        texts.size += text.len();
+    }
+    (whole && !texts.cut).then_some(text)
 }
 
 /// Texts are in Latin-1.
@@ -373,11 +380,14 @@ mod tests {
         assert!(bomb.len() < 1 << 20);
         let (bomb, half) = ([b"z\0\0".to_vec(), bomb].concat(), packed(&vec![b'a'; TOTAL / 3]));
         let half = [b"z\0\0".to_vec(), half].concat();
+        let broken = [&half[..half.len() - 4], b"\0\0\0\0"].concat();
         let many = vec![(b"tEXt", &b"k\0v"[..]); COUNT + 1];
         let long = [vec![b'k'; NAME + 1], b"\0v".to_vec()].concat();
         for (chunks, count, cut) in [
             (vec![(b"zTXt", &bomb[..]), (b"tEXt", b"k\0v")], 1, true),
             (vec![(b"zTXt", &half[..]); 4], 2, true),
+            // What breaks at its end has been unpacked all the same.
+            ([vec![(b"zTXt", &broken[..]); 4], vec![(b"zTXt", &half[..])]].concat(), 0, true),
             (many, COUNT, true),
             (vec![(b"tEXt", &long[..])], 0, false),
         ] {
