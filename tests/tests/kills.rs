@@ -158,7 +158,7 @@ fn spin(time: Duration) {
 }
 
 /// Starts a command in a process group of its own, and kills the group after so long; whether it ended by itself.
-fn killed_after(mut command: Command, time: Duration) -> bool {
+pub(crate) fn killed_after(mut command: Command, time: Duration) -> bool {
     let mut child: Child =
         command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starting cvs");
     let end = Instant::now() + time;
@@ -277,7 +277,7 @@ fn gc_can_be_killed() {
 
 /// Neither of transactions nor of collections. A lease that was killed while it was made stays for an hour, since it
 /// cannot be told from one that is being made.
-fn assert_nothing_is_left_over(env: &TestEnvironment) {
+pub(crate) fn assert_nothing_is_left_over(env: &TestEnvironment) {
     env.cvs(["gc", "--grace", "0"]).ok();
     for dir in ["staging", "trash", "run/leases"] {
         let names: Vec<_> = fs::read_dir(env.home().join(dir))

@@ -13,6 +13,7 @@ mod downloads;
 mod fault_points;
 mod faults;
 mod fsx;
+mod import_faults;
 mod import_story;
 mod imports;
 mod kills;
