@@ -43,7 +43,7 @@ fn import(world: &World, root: &Path, id: &str) -> Value {
     world.cvs(&["import", root, "--as", id, "--environment", "skip", "--json"]).ok().json()
 }
 
-fn spec(world: &World, id: &str) -> Value {
+pub(crate) fn spec(world: &World, id: &str) -> Value {
     let text = fs::read_to_string(world.spec_file(id)).expect("reading a spec");
     serde_json::from_str(&text).expect("a spec is JSON")
 }
@@ -230,7 +230,7 @@ fn what_is_no_install_or_description_is_told() {
 }
 
 /// A zip of the Registry.
-fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in entries {
         let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
@@ -241,7 +241,7 @@ fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// Serves a node as the Registry does.
-fn publish(world: &World, id: &str, version: &str, zip: Vec<u8>) {
+pub(crate) fn publish(world: &World, id: &str, version: &str, zip: Vec<u8>) {
     let url = world.web.url(&format!("/{id}-{version}.zip"));
     world.web.serve(&format!("/{id}-{version}.zip"), zip);
     let answer = json!({ "node_id": id, "version": version, "downloadUrl": url, "dependencies": [] });

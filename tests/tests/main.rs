@@ -14,6 +14,7 @@ mod fault_points;
 mod faults;
 mod fsx;
 mod import_faults;
+mod import_formats;
 mod import_story;
 mod imports;
 mod kills;

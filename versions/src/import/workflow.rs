@@ -44,7 +44,7 @@ pub(super) fn read(
             (None, version) => draft.registry_node(id, version.as_deref(), None, true),
         }
     }
-    for (class, node) in &found.classes {
+    for (class, node) in found.classes.iter().filter(|(class, _)| !found.answered.contains(*class)) {
         draft.ask(
             json!({ "about": "node", "class": class }),
             &format!("which node has the class {class}? Node {node} of the workflow does not say"),
@@ -62,8 +62,10 @@ pub(super) fn read(
 struct Found {
     core: BTreeSet<String>,
     packs: BTreeMap<String, Pack>,
-    /// Classes of nobody, and the first node that has each.
+    /// Classes that nobody answers for where they stand, and the first node that has each.
     classes: BTreeMap<String, String>,
+    /// Classes of which a node says where it is from: they are no question of another node, or of another document.
+    answered: BTreeSet<String>,
     models: Vec<Embedded>,
     /// Names of model files in inputs, and who has them.
     names: BTreeMap<String, String>,
@@ -137,9 +139,8 @@ impl Found {
         for value in values {
             self.name(value, &format!("{class} {}", node["id"]));
         }
-        // A class that somebody answers for is no question of another document.
         if text("cnr_id").or(text("aux_id")).is_some() {
-            self.classes.remove(class);
+            self.answered.insert(class.to_owned());
         }
     }
 
