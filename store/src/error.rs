@@ -189,6 +189,9 @@ pub(crate) fn write_error(op: &'static str, path: &Path, needed: u64, source: io
     }
     // The path itself may be gone by now.
     let directory = path.ancestors().find(|dir| dir.is_dir()).unwrap_or(path);
+    // The directory of a transaction goes with it, and is nothing to make room in.
+    let staging = directory.ancestors().find(|dir| dir.ends_with("staging"));
+    let directory = staging.and_then(Path::parent).unwrap_or(directory);
     let available =
         rustix::fs::statvfs(directory).map(|s| s.f_bavail.saturating_mul(s.f_frsize)).unwrap_or(0);
     StoreError::NoSpace { path: directory.to_owned(), needed, available }

@@ -130,6 +130,64 @@ fn models_come_from_a_bucket_in_ranges_too() {
     assert!(!output.stderr.contains("wrong-secret"), "{output}");
 }
 
+/// Each by the variables that its own tools read; what the server is asked is what those of the two answer.
+#[test]
+fn models_come_from_the_buckets_of_google_and_azure_in_ranges() {
+    let world = World::new();
+    let large = bytes(LARGE);
+    let base = world.web.url("");
+    // Azurite's form of an endpoint, with the account in the path.
+    let endpoint = world.web.url("/account");
+    for (address, path, variables, authorization) in [
+        (
+            "gs://bucket/vae/x y.bin",
+            "/bucket/vae/x y.bin",
+            vec![("GOOGLE_BASE_URL", base.as_str()), ("GOOGLE_BEARER_TOKEN", "opens-it")],
+            "Bearer opens-it",
+        ),
+        (
+            "az://box/vae/x y.bin",
+            "/account/box/vae/x y.bin",
+            vec![
+                ("AZURE_STORAGE_ENDPOINT", endpoint.as_str()),
+                ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+                ("AZURE_STORAGE_ACCOUNT_KEY", "b3BlbnMtaXQ="),
+            ],
+            "SharedKey account:",
+        ),
+    ] {
+        let cvs =
+            |args: &[&str]| variables.iter().fold(world.cvs(args), |c, (name, value)| c.env(name, value));
+        world.web.serve(path, large.clone());
+        // Without it the client takes no answer for one of a bucket.
+        world.web.set_header(path, "Last-Modified", "Wed, 01 Jan 2025 00:00:00 GMT");
+        world.web.forget_requests();
+        let fetched = cvs(&["fetch", address]).ok();
+        assert_eq!(fetched.stdout, format!("{}  x y.bin\n", sha256(&large)));
+        let asked = world.web.requests_of(path);
+        let ranges = asked.iter().filter(|request| request.header("range").is_some()).count();
+        assert!(ranges > 1, "{ranges} ranges were asked for");
+        for request in &asked {
+            let said = request.header("authorization").unwrap_or_default();
+            assert!(said.starts_with(authorization), "{said}");
+        }
+
+        // Refused or gone: told with the address, and without what is secret.
+        for (status, says) in [(403, "access refused"), (404, "not found (HTTP 404)")] {
+            world.web.fault(path, cvs_tests::Fault::Status(status, Vec::new()));
+            let output = cvs(&["fetch", address]).env("CVS_HOME", world.env.path(status.to_string())).code(1);
+            assert!(output.stderr.contains(says) && output.stderr.contains("x%20y.bin"), "{output}");
+            assert!(
+                !output.stderr.contains("opens-it") && !output.stderr.contains("b3BlbnMtaXQ="),
+                "{output}"
+            );
+            world.web.heal(path);
+        }
+        // The second of the two has its own store: what one has fetched is not fetched for the other.
+        fs::remove_dir_all(world.env.home()).expect("removing the store");
+    }
+}
+
 #[test]
 fn models_are_added_listed_shown_and_removed() {
     let world = World::new();

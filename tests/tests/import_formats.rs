@@ -109,7 +109,8 @@ fn is_mounted(world: &World, id: &str, nodes: &[&str], has_model: bool) {
         .map(|entry| entry.file_name().into_string().expect("UTF-8"))
         .collect();
     let mut expected: Vec<&str> = nodes.iter().copied().chain(["plain"]).collect();
-    (found.sort(), expected.sort_unstable());
+    found.sort();
+    expected.sort_unstable();
     assert_eq!(found, expected, "{id}");
     let path = dir.join("models/loras/l.safetensors");
     assert!(if has_model { read(path) == model() } else { !path.exists() }, "{id}");

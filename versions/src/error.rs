@@ -254,7 +254,11 @@ pub enum VersionsError {
         attempts: u32,
     },
     /// What was to be updated is not part of the version.
-    #[error("version {id} has no part {found:?}; its parts are {}", parts.join(", "))]
+    #[error("version {id} has no part {found:?}; {}", if parts.is_empty() {
+        "it has no part of that kind".to_owned()
+    } else {
+        format!("its parts are {}", parts.join(", "))
+    })]
     NoSuchPart {
         /// The version.
         id: VersionId,

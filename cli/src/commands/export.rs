@@ -26,7 +26,7 @@ pub(crate) struct ExportArgs {
     output: Option<PathBuf>,
 
     /// Where the version is mounted or realized, for extra-model-paths.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", required_if_eq("format", "extra-model-paths"))]
     at: Option<PathBuf>,
 }
 

@@ -51,10 +51,10 @@ pub enum ImportError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The environment cannot be taken as it is.
-    #[error("{}: this environment cannot be taken as it is: {reason}", path.display())]
+    /// What was named as the environment is none.
+    #[error("{} is no Python environment: {reason}", path.display())]
     Environment {
-        /// The environment.
+        /// What was named.
         path: PathBuf,
         /// Why not.
         reason: String,

@@ -1,8 +1,8 @@
 //! Files of this machine, by path or `file://`.
 //!
 //! The store copies (or reflinks) and takes the BLAKE3 on all processors, while another thread takes the sha256 of
-//! the same file; both are of the same bytes only if the file stood still meanwhile, which is checked. What is linked in
-//! is read once, for both.
+//! the same file; both are of the same bytes only if the file stood still meanwhile, which is checked by both hashes and
+//! by its times. What is linked in is read once, for both.
 
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
@@ -81,6 +81,8 @@ pub fn ingest(
             Ok::<_, SourceError>((digests?, stored?))
         })?
     };
+    // Both read at the same pace: a change that both have met makes no difference between them.
+    unchanged(&before, path)?;
     if stored.id != digests.blob {
         return Err(SourceError::Changed { path: path.to_owned() });
     }

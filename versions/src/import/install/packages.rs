@@ -83,7 +83,8 @@ fn at(root: &Path) -> Option<Environment> {
             digits.parse::<u32>().is_ok().then(|| format!("3.{digits}"))
         })
     });
-    windows.is_dir().then(|| Environment { root: root.to_owned(), site_packages: windows, version })
+    let root = fs::canonicalize(root).ok()?;
+    windows.is_dir().then_some(Environment { root, site_packages: windows, version })
 }
 
 /// `3.12` of `3.12.7`.
