@@ -1,6 +1,7 @@
 //! Model files on their way into the store: several at once, hashed as they are read, and known again by device, inode,
 //! size and time when an import is run a second time.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -123,11 +124,22 @@ impl Importer<'_> {
 
     /// Whether the models can share their blocks with the store, where that was asked for.
     fn can_reflink(&self, files: &[ModelFile]) -> Result<(), ImportError> {
-        let Some(first) = files.first().filter(|_| self.options.reflink) else { return Ok(()) };
+        if !self.options.reflink {
+            return Ok(());
+        }
         let probe = self.transaction.scratch_dir().map_err(ImportError::store)?.join("reflink");
-        let cloned = File::open(&first.source).and_then(|source| clone_to(&source, &probe));
-        let _ = fs::remove_file(&probe);
-        cloned.map_err(|_| ImportError::NoReflink { path: first.source.clone() })
+        // Models lie on several filesystems where links or extra paths lead there: one of each tells.
+        let mut devices = BTreeSet::new();
+        for ModelFile { source: path, .. } in files {
+            let device = fs::metadata(path).map_err(|error| ImportError::io("look at", path, error))?.dev();
+            if !devices.insert(device) {
+                continue;
+            }
+            let cloned = File::open(path).and_then(|source| clone_to(&source, &probe));
+            let _ = fs::remove_file(&probe);
+            cloned.map_err(|_| ImportError::NoReflink { path: path.clone() })?;
+        }
+        Ok(())
     }
 }
 
