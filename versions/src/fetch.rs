@@ -205,3 +205,51 @@ fn innermost(error: &reqwest::Error) -> String {
     }
     cause.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use cvs_tests::{Fault, HttpServer};
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_come_is_told_with_its_address() {
+        let server = HttpServer::start();
+        for path in ["/whole", "/endless", "/refused", "/silent"] {
+            server.serve(path, vec![7; 1000]);
+        }
+        server.serve("/cut", vec![7; 500]);
+        server.fault("/endless", Fault::Chunked);
+        server.fault("/cut", Fault::CutAfter(100));
+        server.fault("/refused", Fault::Status(403, Vec::new()));
+        server.fault("/silent", Fault::Hang);
+        let never = AtomicBool::new(false);
+        let read = |address: &str| {
+            let url = Url::parse(address).unwrap();
+            fetch(&url, &mut Vec::new(), 999, &never).unwrap_err().to_string()
+        };
+        let whole = Url::parse(&server.url("/whole")).unwrap();
+        assert_eq!(fetch(&whole, &mut Vec::new(), 1000, &never).unwrap().size, 1000);
+        for (path, said) in [
+            ("/whole", "URL has more than 999 bytes"),
+            ("/endless", "URL has more than 999 bytes"),
+            ("/refused", "cannot fetch URL: the server answered HTTP 403"),
+        ] {
+            assert_eq!(read(&server.url(path)), said.replace("URL", &server.url(path)));
+        }
+        for address in [server.url("/cut"), "http://127.0.0.1:1/x".to_owned()] {
+            assert!(read(&address).starts_with(&format!("cannot fetch {address}: ")), "{}", read(&address));
+        }
+        assert_eq!(read("ftp://h/x"), "\"ftp://h/x\" is no http or https address");
+        assert!(!read(&server.url("/refused?token=secret")).contains("secret"));
+
+        let mut small = [0; 10];
+        let error = fetch(&whole, &mut small.as_mut_slice(), 1000, &never).unwrap_err();
+        assert!(matches!(error, FetchError::Write { .. }), "{error}");
+        let silent = Url::parse(&server.url("/silent")).unwrap();
+        let moment = Duration::from_millis(50);
+        assert!(fetch_within(&silent, &mut Vec::new(), 1, moment, &never).unwrap().is_none());
+        let error = fetch(&silent, &mut Vec::new(), 1, &AtomicBool::new(true)).unwrap_err();
+        assert!(matches!(error, FetchError::Cancelled), "{error}");
+    }
+}
