@@ -54,6 +54,9 @@ fn an_install_becomes_a_version() {
     let root = install(&world);
     let before = fs::read(root.join("custom_nodes/plain/__init__.py")).expect("reading a node");
     let report = import(&world, &root, "mine");
+    // What the import itself has brought counts, not only what locking adds.
+    let bytes = report["created"]["lock"]["new_bytes"].as_u64().expect("bytes that are new");
+    assert!(bytes >= model().len() as u64, "{bytes} bytes are new");
     let taken = report["import"]["taken"].as_array().expect("what was taken");
     let change = |part: &str| {
         let found = taken.iter().find(|taken| taken["part"] == part).unwrap_or_else(|| panic!("no {part}"));

@@ -17,7 +17,7 @@ mod repos;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cvs_store::{Intake, RelPath, StoreError, Transaction};
 use serde_json::{Map, Value, json};
@@ -117,17 +117,22 @@ impl Workspace {
             offline,
             report: ImportReport::default(),
             tracked: BTreeSet::new(),
+            new_objects: AtomicU64::new(0),
+            new_bytes: AtomicU64::new(0),
         };
         let mut spec = importer.run(id)?;
         options.indexes.put(&mut spec);
-        let mut report = importer.report;
+        let Importer { mut report, new_objects, new_bytes, .. } = importer;
         let written = written_in(&root, &mut report);
         if options.dry_run {
             return Ok(InstallImport { report, created: None, written });
         }
         let origin = Origin::Named(format!("the import of {}", root.display()));
         let document = SpecDocument::from_root(spec, origin, id, ReadOptions::default())?;
-        let created = self.create_document(document, &options.create)?;
+        let mut created = self.create_document(document, &options.create)?;
+        // Locking finds what has just been brought.
+        created.lock.new_objects += new_objects.into_inner();
+        created.lock.new_bytes += new_bytes.into_inner();
         for (path, error) in transaction.remove_sources() {
             events(Event::NotRemoved { path: &path, reason: &error.to_string() });
         }
@@ -203,6 +208,9 @@ struct Importer<'a> {
     report: ImportReport,
     /// The files of the core's commit.
     tracked: BTreeSet<RelPath>,
+    /// What the store did not have.
+    new_objects: AtomicU64,
+    new_bytes: AtomicU64,
 }
 
 impl Importer<'_> {
@@ -403,7 +411,10 @@ impl Importer<'_> {
     }
 
     fn commit(&self) -> Result<(), ImportError> {
-        self.transaction.commit().map(drop).map_err(ImportError::store)
+        let stats = self.transaction.commit().map_err(ImportError::store)?;
+        self.new_objects.fetch_add(stats.new_objects, Ordering::Relaxed);
+        self.new_bytes.fetch_add(stats.new_bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     fn source_options(&self) -> SourceOptions<'_> {
