@@ -280,4 +280,14 @@ fn a_move_takes_models_only_when_the_version_is_there() {
         [&listed[0]["sha256"], &listed[1]["sha256"]],
         [&json!(sha256(b"one")), &json!(sha256(b"other"))]
     );
+
+    // The version is all that has them: one that takes its place has them, too.
+    model(&root, "c.safetensors", b"third");
+    world.cvs(&import(&root, "v", &["--move", "--force"])).ok();
+    world.cvs(&["gc", "--grace", "0"]).ok();
+    world.cvs(&["validate", "v", "--offline", "--deep"]).ok();
+    let listed = world.cvs(&["model", "ls", "v", "--json"]).ok().json();
+    let of = |number: usize| &listed[number]["sha256"];
+    let bytes: [&[u8]; 3] = [b"third", b"one", b"other"];
+    assert_eq!([of(0), of(1), of(2)], bytes.map(|bytes| json!(sha256(bytes))).each_ref());
 }

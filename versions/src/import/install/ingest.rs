@@ -15,6 +15,7 @@ use super::models::ModelFile;
 use crate::import::error::ImportError;
 use crate::import::report::Taken;
 use crate::source::{Expected, SourceError, SourceEvent, SourceOptions, hex, local, unhex};
+use crate::spec::{ReadOptions, VersionId};
 use crate::workspace::{Event, jobs};
 
 /// Names the keys of the index.
@@ -66,6 +67,34 @@ impl Importer<'_> {
         }
         self.commit()?;
         Ok(entries)
+    }
+
+    /// Adds the models that an earlier `--move` into the version took away from this install: the version that is
+    /// replaced is all that names them.
+    pub(super) fn moved_before(&mut self, id: &VersionId, entries: &mut Vec<Value>) {
+        if self.options.intake != Intake::Move {
+            return;
+        }
+        let Ok(before) = self.workspace.versions().read(id, ReadOptions::default()) else { return };
+        for entry in before.root().get("models").and_then(Value::as_array).into_iter().flatten() {
+            let field = |key: &str| entry.get(key).and_then(Value::as_str);
+            let (Some(source), Some(target), Some(checksum)) =
+                (field("source"), field("target_path"), field("checksum"))
+            else {
+                continue;
+            };
+            let is_gone = Path::new(source).starts_with(self.root) && !Path::new(source).exists();
+            if is_gone && entries.iter().all(|known| known["target_path"] != target) {
+                self.report.taken.push(Taken {
+                    part: format!("model {target}"),
+                    from: source.to_owned(),
+                    how: format!("moved into the store before, {}", checksum.replacen(':', " ", 1)),
+                    changes: Vec::new(),
+                    bytes: None,
+                });
+                entries.push(entry.clone());
+            }
+        }
     }
 
     /// The sha256 of a model that is in the transaction now.

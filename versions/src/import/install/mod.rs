@@ -255,7 +255,8 @@ impl Importer<'_> {
         roots.retain(|root| is_directory(&root.dir, &mut self.report));
         let mut files = models::collect(&roots, &self.tracked, &mut self.report)?;
         files.extend(nodes.into_iter().flat_map(|node| node.models));
-        let taken = self.models(&files)?;
+        let mut taken = self.models(&files)?;
+        self.moved_before(id, &mut taken);
         spec.insert("models".to_owned(), taken.into());
         self.environment(environment.as_ref(), &mut spec)?;
         Ok(spec)
