@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::program::{Finished, Job, finish_all};
 use super::report::Tally;
+use super::site::Role;
 use super::{MODELS, OWN, Place, Run};
 use crate::failure::{Doing, Outcome};
 
@@ -124,7 +125,10 @@ pub(super) fn run(run: &mut Run<'_>) -> Outcome {
             judge(&mut tally, stressor, &end);
         }
         run.found(place.name, tally);
-        std::fs::remove_dir_all(&dir).doing(|| format!("removing {}", dir.display()))?;
+        // What a peer cannot remove goes with its upper layer.
+        if run.site.role != Role::Peer {
+            std::fs::remove_dir_all(&dir).doing(|| format!("removing {}", dir.display()))?;
+        }
     }
     Ok(())
 }
