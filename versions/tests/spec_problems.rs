@@ -126,7 +126,7 @@ fn every_problem_has_its_place_what_was_found_and_what_is_accepted() {
                 .to_owned(),
         ),
         (
-            model(json!({"source": "https://h/a%2Fb.pth"})),
+            model(json!({"source": "https://h/api/download", "name": "a/b.pth"})),
             "models[0].source: found the file name \"a/b.pth\", a `/` within a name; expected a source whose file name \
              is fit, or a `target_path`"
                 .to_owned(),
