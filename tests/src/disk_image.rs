@@ -1,4 +1,5 @@
-//! An ext4 of its own in a file, through a loop device: a disk that can be cut off, damaged and checked.
+//! A filesystem of its own in a file, through a loop device: a disk that can be cut off, damaged and checked. It is an
+//! ext4, or an XFS where files are to share blocks.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct DiskImage {
     file: PathBuf,
     device: PathBuf,
+    kind: &'static str,
     mounted: Option<PathBuf>,
 }
 
@@ -30,6 +32,16 @@ impl DiskImage {
         DiskImage::attach(file)
     }
 
+    /// A new disk of so many bytes, at least 300 MiB, on which files can share blocks.
+    pub fn make_sharing(file: &Path, bytes: u64) -> Result<DiskImage, Missing> {
+        let made = File::create(file).and_then(|file| file.set_len(bytes));
+        made.unwrap_or_else(|error| panic!("making {}: {error}", file.display()));
+        run(Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(file))?;
+        let mut disk = DiskImage::attach(file)?;
+        disk.kind = "xfs";
+        Ok(disk)
+    }
+
     /// Puts an empty ext4 into a file.
     pub fn format(file: &Path) -> Result<(), Missing> {
         // The whole of it at once: what is initialised later would be written while a test looks.
@@ -40,14 +52,14 @@ impl DiskImage {
     /// The disk in a file.
     pub fn attach(file: &Path) -> Result<DiskImage, Missing> {
         let said = run(Command::new("losetup").args(["--find", "--show"]).arg(file))?;
-        Ok(DiskImage { file: file.to_owned(), device: said.trim().into(), mounted: None })
+        Ok(DiskImage { file: file.to_owned(), device: said.trim().into(), kind: "ext4", mounted: None })
     }
 
-    /// Mounts it at a directory, made when it is not there, with options of ext4.
+    /// Mounts it at a directory, made when it is not there, with options of its filesystem.
     #[track_caller]
     pub fn mount(&mut self, at: &Path, options: &str) {
         fs::create_dir_all(at).unwrap_or_else(|error| panic!("making {}: {error}", at.display()));
-        mount(Some(&self.device), at, Some("ext4"), MsFlags::empty(), Some(options))
+        mount(Some(&self.device), at, Some(self.kind), MsFlags::empty(), Some(options))
             .unwrap_or_else(|error| panic!("mounting {}: {error}", self.device.display()));
         self.mounted = Some(at.to_owned());
     }
@@ -75,7 +87,7 @@ impl DiskImage {
 
     /// What the kernel shows of the filesystem while it is mounted.
     fn state(&self) -> PathBuf {
-        Path::new("/sys/fs/ext4").join(self.device.file_name().unwrap_or_default())
+        Path::new("/sys/fs").join(self.kind).join(self.device.file_name().unwrap_or_default())
     }
 
     /// Lets ext4 find an error, as on a disk that fails.

@@ -2,12 +2,12 @@
 //! original is afterwards, what of the version is there, and that the next attempt goes on.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use cvs_tests::{available, wait_until};
+use cvs_tests::{DiskImage, available, wait_until};
 use nix::mount::{MsFlags, mount as mount2};
 use serde_json::json;
 
@@ -250,6 +250,54 @@ fn where_links_and_shared_blocks_cannot_be_had() {
     }
     let failed = world.cvs(&import(&root, "x", &["--move", "--hardlink"])).code(2);
     assert!(failed.stderr.contains("cannot be used with"), "{failed}");
+}
+
+/// The install and the home of cvs lie on one filesystem that can share blocks: the bytes are on the disk once after an
+/// import, and still once when the version writes a little into them; nobody sees what another has written.
+#[test]
+fn shared_blocks_are_on_the_disk_once() {
+    const SIZE: usize = 64 << 20;
+    let world = World::new();
+    let Some(mut disk) = available(DiskImage::make_sharing(&world.env.path("image"), 512 << 20)) else {
+        return;
+    };
+    let at = world.env.path("disk");
+    disk.mount(&at, "");
+    let root = at.join("ComfyUI");
+    world.repositories.check_out(&root, "v0.2.0", &["plain"]);
+    let bytes = Chance::new().bytes(SIZE);
+    let path = model(&root, "a.safetensors", &bytes);
+    let home = at.join("home").display().to_string();
+    let cvs = |args: &[&str]| world.cvs(&[&["--home", &home], args].concat());
+    let used = || {
+        let disk = nix::sys::statvfs::statvfs(&at).expect("looking at the disk");
+        (disk.blocks() - disk.blocks_free()) * disk.fragment_size()
+    };
+    let before = (everything(&root), used());
+    cvs(&import(&root, "v", &["--reflink"])).ok();
+    assert!(everything(&root) == before.0, "the original is not what it was");
+    assert!(used() < before.1 + SIZE as u64 / 2, "{} bytes more", used() - before.1);
+
+    // Who has the original writes into it, which the store does not see.
+    let original = File::options().write(true).open(&path).expect("opening the model");
+    original.write_all_at(b"changed", 0).expect("writing into the model");
+    drop(original);
+    cvs(&["validate", "v", "--offline", "--locked", "--deep"]).ok();
+
+    let mountpoint = world.env.path("mnt");
+    fs::create_dir(&mountpoint).expect("making a mountpoint");
+    let place = mountpoint.to_str().expect("temporary directories are UTF-8");
+    cvs(&["mount", "v", place]).ok();
+    let shown = mountpoint.join("models/loras/a.safetensors");
+    assert!(read(&shown) == bytes, "the mount shows something else");
+    let written = File::options().write(true).open(&shown).expect("opening the model in the mount");
+    written.write_all_at(b"of the version", SIZE as u64 - 14).expect("writing into the model of the version");
+    drop(written);
+    assert!(used() < before.1 + SIZE as u64 / 2, "{} bytes more after copy-up", used() - before.1);
+    cvs(&["umount", place]).ok();
+    cvs(&["fsck"]).ok();
+    assert!(read(&path)[7..] == bytes[7..], "the original has what the version wrote");
+    disk.detach();
 }
 
 #[test]

@@ -45,6 +45,7 @@ const NEEDS: &[Need] = &[
     Need { package: "python3", probe: Probe::Program("python3"), why: "runs the tests' ComfyUI" },
     Need { package: "python3-venv", probe: Probe::Venv, why: "the environment of the tests' ComfyUI" },
     Need { package: "attr", probe: Probe::Program("setfattr"), why: "extended attributes in tests" },
+    Need { package: "xfsprogs", probe: Probe::Program("mkfs.xfs"), why: "files that share blocks in tests" },
     Need { package: "rsync", probe: Probe::Program("rsync"), why: "copies in and out of mounts in tests" },
     Need { package: "zip", probe: Probe::Program("zip"), why: "packs on mounts in tests" },
     Need { package: "unzip", probe: Probe::Program("unzip"), why: "unpacks on mounts in tests" },
