@@ -44,27 +44,41 @@ fn import<'a>(root: &'a Path, id: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["import", root, "--as", id, "--environment", "skip"], more].concat()
 }
 
+/// Kills commands at random moments of the time that one takes, which the first is left to tell.
+struct Killer {
+    chance: Chance,
+    longest: Option<Duration>,
+    killed: usize,
+}
+
+impl Killer {
+    fn new() -> Killer {
+        Killer { chance: Chance::new(), longest: None, killed: 0 }
+    }
+
+    fn run(&mut self, world: &World, command: &[&str]) {
+        let moment = self.longest.map_or(LONG, |longest| self.chance.time(longest));
+        let start = Instant::now();
+        match killed_after(world.cvs(command).into_command(), moment) {
+            true => self.longest = Some(start.elapsed()),
+            false => self.killed += 1,
+        }
+    }
+}
+
 #[test]
 fn an_import_can_be_killed_and_run_again() {
     let world = World::new();
-    let (root, mut chance) = (install(&world), Chance::new());
-    let (mut longest, mut killed) = (Duration::ZERO, 0);
+    let (root, mut killer) = (install(&world), Killer::new());
     for round in 0..kills() {
         // Something new to do each time.
-        let (id, bytes) = (format!("v{round}"), chance.bytes(3 << 20));
+        let (id, bytes) = (format!("v{round}"), killer.chance.bytes(3 << 20));
         model(&root, &format!("{round}.safetensors"), &bytes);
         world.env.write("ComfyUI/custom_nodes/plain/notes.txt", format!("{round}\n"));
         world.env.write(format!("ComfyUI/output/{round}.png"), &bytes[..100_000]);
         let before = everything(&root);
         let command = import(&root, &id, &["--with-outputs"]);
-        // The first tells how long one takes.
-        let moment = if round == 0 { LONG } else { chance.time(longest) };
-        let start = Instant::now();
-        let ended = killed_after(world.cvs(&command).into_command(), moment);
-        if ended {
-            longest = start.elapsed();
-        }
-        killed += usize::from(!ended);
+        killer.run(&world, &command);
         assert!(everything(&root) == before, "round {round}: the original is not what it was");
         world.cvs(&["fsck"]).ok();
         // What is published is whole; what is not, is not there at all.
@@ -78,32 +92,24 @@ fn an_import_can_be_killed_and_run_again() {
         let upper = world.env.home().join("overlays").join(&id).join("upper/output");
         assert!(read(upper.join(format!("{round}.png"))) == bytes[..100_000], "round {round}");
     }
-    assert!(killed > 0, "every one of them ended before it was killed");
+    assert!(killer.killed > 0, "every one of them ended before it was killed");
     assert_nothing_is_left_over(&world.env);
 }
 
 #[test]
 fn a_move_that_is_killed_loses_no_model() {
     let world = World::new();
-    let (root, mut chance) = (install(&world), Chance::new());
-    let (mut longest, mut killed) = (Duration::ZERO, 0);
+    let (root, mut killer) = (install(&world), Killer::new());
     for round in 0..kills() {
         let id = format!("v{round}");
         let models: Vec<(PathBuf, Vec<u8>)> = (0..4)
             .map(|number| {
-                let bytes = chance.bytes(1 << 20);
+                let bytes = killer.chance.bytes(1 << 20);
                 (model(&root, &format!("{round}-{number}.safetensors"), &bytes), bytes)
             })
             .collect();
         let command = import(&root, &id, &["--move"]);
-        // The first tells how long one takes.
-        let moment = if round == 0 { LONG } else { chance.time(longest) };
-        let start = Instant::now();
-        let ended = killed_after(world.cvs(&command).into_command(), moment);
-        if ended {
-            longest = start.elapsed();
-        }
-        killed += usize::from(!ended);
+        killer.run(&world, &command);
         let is_published = world.spec_file(&id).exists();
         for (path, bytes) in &models {
             let is_here = fs::read(path).is_ok_and(|found| found == *bytes);
@@ -120,7 +126,7 @@ fn a_move_that_is_killed_loses_no_model() {
         world.cvs(&["validate", &id, "--offline", "--locked", "--deep"]).ok();
         assert!(models.iter().all(|(_, bytes)| read(blob_of(&world.env, bytes)) == *bytes), "round {round}");
     }
-    assert!(killed > 0, "every one of them ended before it was killed");
+    assert!(killer.killed > 0, "every one of them ended before it was killed");
     assert_nothing_is_left_over(&world.env);
 }
 
