@@ -325,6 +325,7 @@ fn of_mounts(error: &MountsError) -> Exit {
         MountsError::DidNotStart { code: Some(3), .. } => Exit::Damage,
         MountsError::DidNotStart { .. }
         | MountsError::NotMounted { .. }
+        | MountsError::OfAnotherStore { .. }
         | MountsError::Io { .. }
         | MountsError::NotADirectory { .. }
         | MountsError::NotEmpty { .. } => Exit::Failed,

@@ -27,6 +27,8 @@ const NEW: &str = ".new-";
 /// Prefix of a lease directory that is being removed. A lease ends by this rename, whole: were its files removed one by
 /// one, a crash in between would leave a directory that nobody can tell from something else.
 const GONE: &str = ".gone-";
+/// Prefix of the lease of a mount whose holder is dead.
+const DEAD: &str = ".dead-";
 /// After this time an unfinished lease directory was left by a crash.
 const NEW_IS_STALE: Duration = Duration::from_secs(3600);
 
@@ -194,6 +196,41 @@ fn remove(directory: &Path) {
     };
 }
 
+/// Keeps what the lease of a dead mount says, and nothing that it claims.
+fn bury(directory: &Path) {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    let _ = fs::remove_file(directory.join("claims"));
+    let _ = fs::rename(directory, directory.with_file_name(format!("{DEAD}{name}")));
+}
+
+/// The leases below `parent` of mounts whose holders died since the machine was started.
+pub(crate) fn dead_mounts(parent: &Path) -> Result<Vec<LeaseInfo>, StoreError> {
+    // Who died since anybody looked is found here.
+    living(parent)?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(parent).into_iter().flatten() {
+        let directory = entry.map_err(|e| StoreError::io("list", parent, e))?.path();
+        let name = directory.file_name().unwrap_or_default();
+        if !name.as_encoded_bytes().starts_with(DEAD.as_bytes()) {
+            continue;
+        }
+        let info = fs::read(directory.join("lease")).ok();
+        match info.and_then(|bytes| serde_json::from_slice::<LeaseInfo>(&bytes).ok()) {
+            Some(info) if info.boot_id == boot_id() => found.push(LeaseInfo { directory, ..info }),
+            _ => remove(&directory),
+        }
+    }
+    Ok(found)
+}
+
+/// Removes the lease of a dead mount.
+pub(crate) fn forget(info: &LeaseInfo) {
+    let name = info.directory.file_name().unwrap_or_default();
+    if name.as_encoded_bytes().starts_with(DEAD.as_bytes()) {
+        remove(&info.directory);
+    }
+}
+
 /// The claims of every living lease below `parent`; those of the dead are removed.
 pub(crate) fn living_claims(parent: &Path) -> Result<Vec<(LeaseInfo, Vec<Key>)>, StoreError> {
     let mut all = Vec::new();
@@ -233,6 +270,9 @@ pub(crate) fn living(parent: &Path) -> Result<Vec<LeaseInfo>, StoreError> {
             }
             continue;
         }
+        if entry.file_name().as_encoded_bytes().starts_with(DEAD.as_bytes()) {
+            continue;
+        }
         let path = directory.join("lease");
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -248,7 +288,10 @@ pub(crate) fn living(parent: &Path) -> Result<Vec<LeaseInfo>, StoreError> {
         let unlocked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
         if unlocked && !info.as_ref().is_some_and(holder_lives) {
             // The lock is held while the remains go, so that two cleaners do not meet in them.
-            remove(&directory);
+            match info {
+                Some(info) if info.kind == LeaseKind::Mount && info.boot_id == boot_id() => bury(&directory),
+                _ => remove(&directory),
+            }
             continue;
         }
         match info {
@@ -292,17 +335,51 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
+    /// Leaves what a holder left that died.
+    fn died(parent: &Path, name: &str, lease: &Lease, boot_id: &str) -> PathBuf {
+        let directory = parent.join(name);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("claims"), [b'b'; 40]).unwrap();
+        let info = lease.info();
+        let info = LeaseInfo { start_time: info.start_time + 1, boot_id: boot_id.to_owned(), ..info.clone() };
+        fs::write(directory.join("lease"), serde_json::to_vec(&info).unwrap()).unwrap();
+        directory
+    }
+
     #[test]
     fn what_the_dead_claimed_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let lease = Lease::create(dir.path(), LeaseKind::Mount, "dead", serde_json::Value::Null).unwrap();
-        let mut info = lease.info().clone();
-        let copy = dir.path().join("copy");
-        fs::create_dir(&copy).unwrap();
-        fs::write(copy.join("claims"), [b'b'; 40]).unwrap();
-        info.start_time += 1;
-        fs::write(copy.join("lease"), serde_json::to_vec(&info).unwrap()).unwrap();
+        let null = serde_json::Value::Null;
+        let lease = Lease::create(dir.path(), LeaseKind::Transaction, "dead", null).unwrap();
+        let copy = died(dir.path(), "copy", &lease, &boot_id());
         assert_eq!(living(dir.path()).unwrap().len(), 1);
         assert!(!copy.exists());
+        assert_eq!(dead_mounts(dir.path()).unwrap(), []);
+    }
+
+    #[test]
+    fn a_dead_mount_is_remembered_until_it_is_forgotten_or_the_machine_starts_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let what = serde_json::json!({"at": "/x"});
+        let lease = Lease::create(dir.path(), LeaseKind::Mount, "wan", what.clone()).unwrap();
+        let now = died(dir.path(), "now", &lease, &boot_id());
+        died(dir.path(), "earlier", &lease, "another boot");
+        for _ in 0..2 {
+            assert_eq!(living_claims(dir.path()).unwrap(), [(lease.info().clone(), vec![])]);
+            let dead = dead_mounts(dir.path()).unwrap();
+            assert_eq!(dead.len(), 1, "{dead:?}");
+            assert_eq!((dead[0].label.as_str(), &dead[0].info), ("wan", &what));
+            assert!(!now.exists() && !dead[0].directory.join("claims").exists());
+        }
+        // Only what is dead is forgotten, and so it is when the machine has been started since.
+        forget(lease.info());
+        let dead = dead_mounts(dir.path()).unwrap().remove(0);
+        let renamed = LeaseInfo { boot_id: "another boot".to_owned(), ..dead.clone() };
+        fs::write(dead.directory.join("lease"), serde_json::to_vec(&renamed).unwrap()).unwrap();
+        assert_eq!(dead_mounts(dir.path()).unwrap(), []);
+        died(dir.path(), "again", &lease, &boot_id());
+        forget(&dead_mounts(dir.path()).unwrap().remove(0));
+        assert_eq!(dead_mounts(dir.path()).unwrap(), []);
+        assert_eq!(living(dir.path()).unwrap().len(), 1);
     }
 }

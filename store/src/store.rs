@@ -100,6 +100,16 @@ impl Store {
         crate::lease::living(&self.inner.layout.leases())
     }
 
+    /// The leases of mounts that died since the machine was started, until they are forgotten. They claim nothing.
+    pub fn dead_mounts(&self) -> Result<Vec<LeaseInfo>, StoreError> {
+        crate::lease::dead_mounts(&self.inner.layout.leases())
+    }
+
+    /// Forgets a dead mount: it is no longer there.
+    pub fn forget_dead_mount(&self, lease: &LeaseInfo) {
+        crate::lease::forget(lease);
+    }
+
     /// Reads and verifies a manifest. It is in memory then, and whatever becomes of the file cannot hurt its reader.
     pub fn manifest(&self, id: &ManifestId) -> Result<Manifest, StoreError> {
         let path = self.inner.layout.object((*id).into());

@@ -10,11 +10,12 @@ use std::thread;
 use cvs_tests::{Missing, TestEnvironment, available, wait_for, wait_until};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::mounted::{
-    SOON, daemon, errno, fuse, ingest, is_running, kill_and_wait, mount, mounts_of, read, tree, umount,
-    wait_gone, write,
+    SOON, daemon, errno, fuse, ingest, is_running, kill_and_wait, listed_mounts, mount, mounts_of, read,
+    tree, umount, wait_gone, write,
 };
 
 fn with_version() -> Option<TestEnvironment> {
@@ -89,10 +90,10 @@ fn a_busy_mount_is_waited_for() {
     assert_eq!(String::from_utf8_lossy(&first), format!("{}\n", lines[0]));
     drop(user);
     let status = wait_for(SOON, "umount ends", || waiting.try_wait().expect("asking for a child"));
-    assert_eq!(status.code(), Some(0));
     let mut rest = String::new();
     stderr.read_to_string(&mut rest).expect("reading what umount says");
     assert_eq!(rest, format!("v is unmounted from {}\n", dir.display()));
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]
@@ -228,6 +229,31 @@ fn a_dead_mount_is_told_and_cleared() {
     env.cvs(["umount", "v"]).ok();
     assert_eq!(mounts_of(&env, "v").len(), 0);
     env.cvs(["delete", "v"]).ok();
+}
+
+#[test]
+fn dead_mounts_of_another_store_are_cleared_by_their_path_alone() {
+    let Some(env) = with_version() else { return };
+    let [ours, theirs] = [mount(&env, "v", "ours", &["--read-only"]), env.path("mnt/theirs")];
+    let other = |args: &[&str]| env.cvs(["--home", "other"]).args(args);
+    other(&["debug", "ingest", "sources/v", "--as", "v"]).ok();
+    other(&["mount", "v", "mnt/theirs"]).ok();
+    let listed = listed_mounts(&env, &["--home", "other", "mounts", "--json"], "v");
+    let pid = listed[0]["pid"].as_i64().expect("a daemon");
+    kill_and_wait(Pid::from_raw(pid as i32), Signal::SIGKILL);
+
+    let done = env.cvs(["umount", "v"]).ok();
+    assert_eq!(done.stderr, format!("v is unmounted from {}\n", ours.display()));
+    let refused = env.cvs(["umount", "v"]).code(1);
+    assert_eq!(
+        env.redact(&refused.stderr),
+        "error: v is not mounted by this store; the dead mount at $TEST/mnt/theirs is of another\n\
+         hint: `cvs umount $TEST/mnt/theirs` clears it\n"
+    );
+    assert_eq!(errno(fs::read_dir(&theirs)), Errno::ENOTCONN as i32);
+    other(&["umount", "v"]).ok();
+    assert_eq!(tree(&theirs).len(), 0);
+    other(&["umount", "v"]).code(1);
 }
 
 #[test]

@@ -140,6 +140,9 @@ pub(super) fn of_mounts(error: &MountsError) -> Option<String> {
         MountsError::NotEmpty { .. } => {
             Some("name an empty directory, or one that does not exist yet".to_owned())
         }
+        MountsError::OfAnotherStore { path, .. } => {
+            Some(format!("`cvs umount {}` clears it", path.display()))
+        }
         MountsError::NotMounted { .. } => Some("`cvs mounts` lists what is mounted".to_owned()),
         MountsError::StillThere { .. } => {
             Some("its log, under run/log, says what it is doing; `cvs umount --force` kills it".to_owned())

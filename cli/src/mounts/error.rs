@@ -42,6 +42,14 @@ pub(crate) enum MountsError {
         /// What was asked for.
         target: String,
     },
+    /// A dead mount that this store has not made, and that was not named by its path.
+    #[error("{version} is not mounted by this store; the dead mount at {} is of another", path.display())]
+    OfAnotherStore {
+        /// The version.
+        version: String,
+        /// The mountpoint.
+        path: PathBuf,
+    },
     /// Files of the mount are in use.
     #[error("{} is in use by {users}", path.display())]
     InUse {

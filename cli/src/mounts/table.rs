@@ -169,7 +169,7 @@ pub(crate) fn list(store: &Store) -> Result<Vec<MountEntry>, CliError> {
     Ok(entries)
 }
 
-/// The mounts of this store, and those that have no lease here: dead ones, and those of other stores.
+/// The mounts of this store, the dead ones included, and those that have no lease here.
 fn survey(store: &Store) -> Result<(Vec<MountEntry>, Vec<MountEntry>), CliError> {
     let all = mountinfo::read()?;
     let has_models = |tree: &mountinfo::Line| {
@@ -213,14 +213,31 @@ fn survey(store: &Store) -> Result<(Vec<MountEntry>, Vec<MountEntry>), CliError>
             lease: Some(lease.directory),
         });
     }
+    for lease in store.dead_mounts()? {
+        let info: MountInfo = serde_json::from_value(lease.info.clone()).unwrap_or_default();
+        let line = lines.iter().rposition(|line| {
+            let device = info.device.as_deref();
+            line.mountpoint == info.mountpoint && device.is_some() && is_mount(line, &lease.label, device)
+        });
+        match line.map(|line| lines.remove(line)) {
+            // Of another namespace's mounts nothing is known; what is there now is not what died.
+            Some(line) if is_dead(&line.mountpoint) => entries.push(without_lease(line, MountState::Dead)),
+            Some(line) => lines.push(line),
+            None => store.forget_dead_mount(&lease),
+        }
+    }
     let others = lines.into_iter().map(|line| {
         let state = if is_dead(&line.mountpoint) { MountState::Dead } else { MountState::Mounted };
-        let version = line.source.strip_prefix(SOURCE).unwrap_or(&line.source).to_owned();
-        let info =
-            MountInfo { mountpoint: line.mountpoint, device: Some(line.device), ..MountInfo::default() };
-        MountEntry { version, state, pid: None, since: None, info, process: None, lease: None }
+        without_lease(line, state)
     });
     Ok((entries, others.collect()))
+}
+
+/// What can be known of a mount from the kernel alone.
+fn without_lease(line: mountinfo::Line, state: MountState) -> MountEntry {
+    let version = line.source.strip_prefix(SOURCE).unwrap_or(&line.source).to_owned();
+    let info = MountInfo { mountpoint: line.mountpoint, device: Some(line.device), ..MountInfo::default() };
+    MountEntry { version, state, pid: None, since: None, info, process: None, lease: None }
 }
 
 /// True when what can be seen at a path is the mount of this version that has this device; where that is not known, any
@@ -330,7 +347,7 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, MountsError> {
     })
 }
 
-/// The mounts that `target` means: one by its path, of whatever store, or all of a version.
+/// The mounts that `target` means: one by its path, of whatever store, or all of a version of this one.
 pub(crate) fn find(store: &Store, target: &OsStr) -> Result<Vec<MountEntry>, CliError> {
     let (mut ours, others) = survey(store)?;
     ours.sort_by(|a, b| a.mountpoint().cmp(b.mountpoint()));
@@ -344,10 +361,14 @@ pub(crate) fn find(store: &Store, target: &OsStr) -> Result<Vec<MountEntry>, Cli
         found = ours.iter().filter(is_there).cloned().collect();
     }
     if found.is_empty() {
-        let dead = others.iter().filter(|entry| entry.state == MountState::Dead);
-        found = ours.iter().chain(dead).filter(of_version).cloned().collect();
+        found = ours.iter().filter(of_version).cloned().collect();
     }
     if found.is_empty() {
+        let mut dead = others.iter().filter(|entry| entry.state == MountState::Dead);
+        if let Some(entry) = dead.find(of_version) {
+            let path = entry.mountpoint().to_owned();
+            return Err(MountsError::OfAnotherStore { version: entry.version.clone(), path }.into());
+        }
         return Err(MountsError::NotMounted { target: target.to_string_lossy().into_owned() }.into());
     }
     Ok(found)

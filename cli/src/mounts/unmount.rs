@@ -43,8 +43,10 @@ pub(crate) fn take_down(
     waiting: &mut dyn FnMut(&str),
 ) -> Result<(), MountsError> {
     let path = entry.mountpoint();
+    let is_shown = || shows(path, &entry.version, entry.info.device.as_deref());
     if entry.state == MountState::Dead {
-        return detach(path);
+        // Somebody else may have cleared it.
+        return detach(path).or_else(|error| if is_shown() { Err(error) } else { Ok(()) });
     }
     let deadline = Instant::now() + patience;
     let mut told = false;
@@ -54,7 +56,6 @@ pub(crate) fn take_down(
         How::Force => MntFlags::MNT_FORCE | MntFlags::MNT_DETACH,
     };
     // It may go by itself, or was detached before; what can be seen there then is not ours to take down.
-    let is_shown = || shows(path, &entry.version, entry.info.device.as_deref());
     while is_shown() {
         match both(path, flags) {
             Ok(()) => break,
