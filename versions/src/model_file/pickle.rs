@@ -28,8 +28,10 @@ pub(super) struct Limits {
     pub(super) directory: u64,
 }
 
-/// Less than a second of work.
-pub(super) const LIMITS: Limits = Limits { opcodes: 1 << 26, unpacked: 512 << 20, directory: 8 << 20 };
+/// torch takes 32 opcodes for a tensor, and a hundred with what an optimizer keeps of it, so that 65,536 tensors have 6.6
+/// million. These are walked in a fraction of a second.
+const OPCODES: u64 = 1 << 24;
+pub(super) const LIMITS: Limits = Limits { opcodes: OPCODES, unpacked: 512 << 20, directory: 8 << 20 };
 /// A name, or a number in digits, is no longer than this.
 const LINE_MAX: u64 = 1 << 16;
 /// Of longer texts nothing is kept: they are no names.
@@ -49,7 +51,7 @@ pub(super) fn read(
     let body = if let [0x80, _, body @ ..] = start { body } else { start };
     let is_torch = TORCH_NUMBER.iter().any(|number| body.starts_with(number));
     let reader = BufReader::with_capacity(1 << 16, file);
-    let mut walk = Walk { reader, imports: Imports::default(), left: limits.opcodes };
+    let mut walk = Walk { reader, imports: Imports::default(), left: limits.opcodes, most: limits.opcodes };
     let mut all = Imports::default();
     let mut ended = walk.pickle();
     all.append(std::mem::take(&mut walk.imports));
@@ -123,7 +125,7 @@ pub(super) fn read_zip(
         let walked = match archive.by_index(index) {
             Ok(entry) => {
                 let reader = BufReader::new(Metered { inner: entry, left: &unpacked });
-                let mut walk = Walk { reader, imports, left: opcodes };
+                let mut walk = Walk { reader, imports, left: opcodes, most: limits.opcodes };
                 let walked = walk.pickle();
                 (imports, opcodes) = (walk.imports, walk.left);
                 match walked {
@@ -170,6 +172,8 @@ struct Walk<R> {
     imports: Imports,
     /// Opcodes that may still be walked.
     left: u64,
+    /// Opcodes that may be walked of the whole file.
+    most: u64,
 }
 
 /// What `STACK_GLOBAL` needs of the machine: the two topmost values where they are texts that stand in the file, and
@@ -228,7 +232,7 @@ impl<R: Read> Walk<R> {
         let mut machine = Machine::default();
         loop {
             let Some(left) = self.left.checked_sub(1) else {
-                return limit("it has more opcodes in its pickles than are walked");
+                return limit(format!("it has more than {} opcodes in its pickles", self.most));
             };
             self.left = left;
             let opcode = self.number(1)? as u8;

@@ -268,7 +268,9 @@ fn what_is_hostile_meets_a_limit() {
     let pairs: Vec<String> = (0..70_000).map(|index| format!(r#""{index}":"""#)).collect();
     let pairs = safetensors(&format!(r#"{{"__metadata__":{{{}}}}}"#, pairs.join(",")), 0);
     let shape = format!(r#"{{"a":{{"dtype":"U8","shape":[{}0],"data_offsets":[0,0]}}}}"#, "0,".repeat(100));
+    let opcodes = [&b"\x80\x02"[..], &vec![b'N'; 1 << 24], b"cos\nsystem\n."].concat();
     for (bytes, name, said) in [
+        (opcodes, "x.pt", "it has more than 16777216 opcodes in its pickles"),
         (names, "x.pt", "it imports more names than the 513 that are listed"),
         (texts, "x.gguf", "its texts have more than 1048576 bytes, or 16777216 all together"),
         (many, "x.gguf", "it announces 131072 tensors and 0 pairs of metadata, and 65536 are read"),
@@ -306,7 +308,7 @@ fn pickles_in_a_zip_are_read_within_limits() {
     let small = pickle::Limits { opcodes: 20, unpacked: 100, directory: 2000 };
     let long = "x".repeat(3000);
     for (name, bytes, said) in [
-        ("a.pkl", vec![b'N'; 21], Some("it has more opcodes in its pickles than are walked")),
+        ("a.pkl", vec![b'N'; 21], Some("it has more than 20 opcodes in its pickles")),
         ("a.pkl", vec![b' '; 0], Some("it ends too early")),
         (
             "a.pkl",
