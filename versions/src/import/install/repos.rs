@@ -1,7 +1,7 @@
 //! The core and the nodes of an install: which are a published commit, and which are taken as they were found.
 //!
 //! What a directory holds is compared with its commit file by file, both as manifests, so that neither the settings of
-//! git nor its index decide. Reading never asks the network: a commit is read out of the install's own repository.
+//! git nor its index decide. A commit is read out of the install's own repositories, as far as they have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -104,8 +104,9 @@ fn is_published(repository: &Repository, commit: Oid) -> bool {
     walk.take(HISTORY).any(|found| found == Ok(commit))
 }
 
-/// Reads the commit of `found` into the transaction, from its own repository. A commit that cannot be read whole
-/// (a submodule that is not there, a shallow history with holes) is not one that the directory can be told by.
+/// Reads the commit of `found` into the transaction, out of the install's own repositories: its own, and those of the
+/// submodules that are checked out in it. The network is asked for what is in none of them. A commit that cannot be
+/// read whole (a submodule that is nowhere, a shallow history with holes) is not one that the directory can be told by.
 pub(super) fn read_commit(
     transaction: &Transaction,
     found: &mut Found,
@@ -113,11 +114,9 @@ pub(super) fn read_commit(
 ) -> Result<(), ImportError> {
     let (Some(head), Some(remote)) = (&found.repo.head, &found.repo.remote) else { return Ok(()) };
     options_cancelled(options)?;
-    let offline = SourceOptions { offline: true, ..*options };
     let address = RepoUrl::parse(remote).map_or(remote.clone(), |url| url.address().into_owned());
-    let local = found.dir.display().to_string();
-    let read = git::ingest(transaction, &local, head, None, &offline)
-        // With submodules that are relative to the remote, only the remote leads to them.
+    let read = git::ingest_checkout(transaction, &address, head, &found.dir, options)
+        // A repository that has the commit, and lacks what the commit has.
         .or_else(|_| git::ingest(transaction, &address, head, None, options));
     match read {
         Ok(ingest) => found.commit = Some(ingest.manifest),

@@ -3,7 +3,7 @@
 //! the index remembers in which manifest its commit stands at which path, and from there it is taken again.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -52,8 +52,19 @@ enum Outcome {
 struct Position {
     /// Its path in the manifest to be.
     at: RelPath,
+    /// Where it may be checked out on this machine.
+    checkout: Option<PathBuf>,
     /// Its superprojects, outermost first.
     above: Vec<(String, Oid)>,
+}
+
+impl Position {
+    /// The repository that has `id` checked out here, or at least has it.
+    fn here(&self, id: Oid) -> Option<GitUrl> {
+        let dir = self.checkout.as_ref().filter(|dir| dir.join(".git").exists())?;
+        Repository::open(dir).ok()?.find_commit(id).ok()?;
+        Some(GitUrl::Local(dir.clone()))
+    }
 }
 
 /// What was found on the way.
@@ -70,13 +81,15 @@ impl Ingest<'_> {
         url: &GitUrl,
         id: Oid,
         reference: Option<&str>,
+        checkout: Option<&Path>,
     ) -> Result<GitIngest, SourceError> {
         if let Some(manifest) = self.cached(id)? {
             let stats = GitStats { cached: true, ..GitStats::default() };
             return Ok(GitIngest { manifest, commit: id.to_string(), stats });
         }
         let mut found = Found::default();
-        let (commit, nodes) = self.commit(url, id, reference, &Position::default(), &mut found)?;
+        let position = Position { checkout: checkout.map(Path::to_owned), ..Position::default() };
+        let (commit, nodes) = self.commit(url, id, reference, &position, &mut found)?;
         let manifest = self.put(commit, &nodes)?;
         for (path, commit) in &found.submodules {
             if let Some(key) = submodule_key(*commit, path) {
@@ -122,11 +135,14 @@ impl Ingest<'_> {
         position: &Position,
         found: &mut Found,
     ) -> Result<(Oid, Vec<Node>), SourceError> {
-        let shown = url.shown();
+        let here = position.here(id);
+        let from = here.as_ref().unwrap_or(url);
+        let shown = from.shown();
         let scratch_dir = self.transaction.scratch_dir()?;
-        let scratch = Scratch::new(&scratch_dir, url, &shown, self.options);
+        let scratch = Scratch::new(&scratch_dir, from, &shown, self.options);
         let (repository, commit) = scratch.with_commit(id, reference)?;
-        let reader = Reader { ingest: self, repository: &repository, url, shown: &shown, commit };
+        let objects = from.local().and_then(lfs::objects_of);
+        let reader = Reader { ingest: self, repository: &repository, url, shown: &shown, commit, objects };
         let listing = tree::list(&repository, &shown, commit, self.options)?;
         let mut nodes = reader.files(&listing, &mut found.stats)?;
         reader.symlinks(&listing, &mut nodes)?;
@@ -251,9 +267,12 @@ fn submodule_key(commit: Oid, path: &RelPath) -> Option<String> {
 struct Reader<'a> {
     ingest: &'a Ingest<'a>,
     repository: &'a Repository,
+    /// What relative addresses in it are relative to.
     url: &'a GitUrl,
     shown: &'a str,
     commit: Oid,
+    /// Where a repository of this machine keeps what LFS brought it.
+    objects: Option<PathBuf>,
 }
 
 impl Reader<'_> {
@@ -365,7 +384,8 @@ impl Reader<'_> {
             })?;
             endpoint = configured.or(endpoint);
         }
-        let server = lfs::Server { shown: self.shown, endpoint, options: self.ingest.options };
+        let objects = self.objects.as_deref();
+        let server = lfs::Server { shown: self.shown, endpoint, objects, options: self.ingest.options };
         let blobs = server.fetch(self.ingest.store, self.ingest.transaction, &wanted)?;
         Ok(in_lfs.iter().filter_map(|(place, pointer)| Some((*place, *blobs.get(pointer)?))).collect())
     }
@@ -402,7 +422,7 @@ impl Reader<'_> {
         let settings = config::parse(&String::from_utf8_lossy(text.as_deref().unwrap_or_default()));
         let mut above = position.above.clone();
         above.push((self.url.transport(), self.commit));
-        let mut inside = Position { at: RelPath::root(), above };
+        let mut inside = Position { above, ..Position::default() };
         for (path, id) in &listing.submodules {
             let refuse = |reason: String| SourceError::Submodule {
                 url: self.shown.to_owned(),
@@ -429,6 +449,7 @@ impl Reader<'_> {
                 source,
             };
             inside.at = position.at.join_path(path).map_err(bad_path)?;
+            inside.checkout = position.checkout.as_ref().map(|dir| dir.join(path.as_path()));
             let name = path.to_string();
             self.ingest.options.event(SourceEvent::Submodule { path: &name, url: &target.shown() });
             found.stats.submodules += 1;

@@ -2,8 +2,10 @@
 //! (docs/api/batch.md).
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
-use cvs_store::{BlobId, Store, Transaction};
+use cvs_store::{BlobId, Intake, Store, Transaction};
+use git2::Repository;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use url::Url;
@@ -13,6 +15,7 @@ use crate::source::digest::{Expected, hex, unhex};
 use crate::source::error::SourceError;
 use crate::source::event::SourceOptions;
 use crate::source::http::{self, HttpRequest};
+use crate::source::local;
 use crate::source::redact::redact_url;
 
 /// A pointer file is smaller than this (docs/spec.md).
@@ -65,11 +68,19 @@ pub(super) struct Wanted {
     pub(super) file: String,
 }
 
+/// Where git-lfs keeps the objects of the repository at `path` (docs/man/git-lfs-config.adoc, `lfs.storage`).
+pub(super) fn objects_of(path: &Path) -> Option<PathBuf> {
+    let objects = Repository::open(path).ok()?.commondir().join("lfs/objects");
+    objects.is_dir().then_some(objects)
+}
+
 /// The remote's LFS server.
 pub(super) struct Server<'a> {
     pub(super) shown: &'a str,
     /// None where the transport has no LFS.
     pub(super) endpoint: Option<Url>,
+    /// Where git-lfs keeps the objects of a repository of this machine.
+    pub(super) objects: Option<&'a Path>,
     pub(super) options: &'a SourceOptions<'a>,
 }
 
@@ -100,7 +111,10 @@ impl Server<'_> {
                         format!("the pointer says {} bytes, the object has {size}", wanted.pointer.size);
                     return Err(self.failed(wanted, reason));
                 }
-                None => missing.push(wanted.clone()),
+                None => match self.take(store, transaction, wanted)? {
+                    Some(blob) => drop(found.insert(wanted.pointer, blob)),
+                    None => missing.push(wanted.clone()),
+                },
             }
         }
         let Some(first) = missing.first() else { return Ok(found) };
@@ -123,6 +137,36 @@ impl Server<'_> {
             }
         }
         Ok(found)
+    }
+
+    /// Takes an object that git-lfs keeps on this machine; none where it does not, or keeps other bytes.
+    fn take(
+        &self,
+        store: &Store,
+        transaction: &Transaction,
+        wanted: &Wanted,
+    ) -> Result<Option<BlobId>, SourceError> {
+        let Pointer { sha256, size } = wanted.pointer;
+        let oid = hex(&sha256);
+        let Some(objects) = self.objects else { return Ok(None) };
+        let path = objects.join(&oid[..2]).join(&oid[2..4]).join(&oid);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let expected = Expected { sha256: Some(sha256), md5: None, size: Some(size) };
+        match local::ingest(store, transaction, &path, &expected, Intake::Copy, self.options) {
+            Ok(file) => Ok(Some(file.blob)),
+            Err(
+                error @ (SourceError::Checksum { .. }
+                | SourceError::Size { .. }
+                | SourceError::Changed { .. }
+                | SourceError::Io { .. }),
+            ) => {
+                tracing::info!(%error, "an object of a local repository is left alone");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks the batch API where the objects are.

@@ -98,12 +98,36 @@ pub fn ingest(
     reference: Option<&str>,
     options: &SourceOptions<'_>,
 ) -> Result<GitIngest, SourceError> {
+    ingest_with(transaction, url, commit, reference, None, options)
+}
+
+/// As [`ingest`], of a commit that is checked out in `checkout`, a directory of this machine whose remote is at `url`.
+/// What lies there is read there: its own files, its submodules, the objects of Git LFS. The rest is fetched.
+pub(crate) fn ingest_checkout(
+    transaction: &Transaction,
+    url: &str,
+    commit: &str,
+    checkout: &Path,
+    options: &SourceOptions<'_>,
+) -> Result<GitIngest, SourceError> {
+    ingest_with(transaction, url, commit, None, Some(checkout), options)
+}
+
+fn ingest_with(
+    transaction: &Transaction,
+    url: &str,
+    commit: &str,
+    reference: Option<&str>,
+    checkout: Option<&Path>,
+    options: &SourceOptions<'_>,
+) -> Result<GitIngest, SourceError> {
     let location = GitUrl::parse(url)?;
     let Some(id) = full_id(commit) else {
         let reason = "a commit is ingested by its full id of 40 hexadecimal digits";
         return Err(SourceError::Address { url: format!("{}@{commit}", location.shown()), reason });
     };
-    ingest::Ingest { store: transaction.store(), transaction, options }.run(&location, id, reference)
+    ingest::Ingest { store: transaction.store(), transaction, options }
+        .run(&location, id, reference, checkout)
 }
 
 /// Under which the index knows the manifest of a commit.

@@ -177,6 +177,56 @@ fn submodules_are_part_of_the_manifest() {
 }
 
 #[test]
+fn what_is_checked_out_is_not_fetched() {
+    let world = World::new();
+    let inner = world.history("inner", 2);
+    let model = b"the weights";
+    world.init("lib");
+    world.git("lib", &["config", "filter.lfs.clean", "cat"]);
+    world.git("lib", &["submodule", "--quiet", "add", "../inner", "deep/inner"]);
+    let mut digester = Digester::new(false);
+    digester.update(model);
+    let oid = hex(&digester.finish().sha256);
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 11\n");
+    world.write("lib", ".gitattributes", b"*.bin filter=lfs -text\n");
+    world.write("lib", "m.bin", pointer.as_bytes());
+    world.commit("lib");
+    world.init("top");
+    world.git("top", &["submodule", "--quiet", "add", "../lib", "libs/lib"]);
+    let top = world.commit("top");
+    fs::create_dir(world.path("machine")).unwrap();
+    let from = world.path("top").display().to_string();
+    world.git("machine", &["clone", "-q", "--recurse-submodules", &from, "install"]);
+    // As git-lfs leaves it, in the submodule's own repository.
+    let kept = format!("machine/install/.git/modules/libs/lib/lfs/objects/{}/{}", &oid[..2], &oid[2..4]);
+    world.write(&kept, &oid, model);
+    for gone in ["top", "lib", "inner"] {
+        fs::remove_dir_all(world.path(gone)).unwrap();
+    }
+    let offline = SourceOptions { offline: true, ..SourceOptions::default() };
+    let ingest = |world: &World, checkout: &Path| {
+        let checkout = checkout.to_owned();
+        let url = "https://host.invalid/o/top";
+        world.brought(|transaction| ingest_checkout(transaction, url, &top, &checkout, &offline))
+    };
+    let install = world.path("machine/install");
+    let (found, stats) = ingest(&world, &install).unwrap();
+    assert_eq!(found["644 libs/lib/deep/inner/file"], "1\n");
+    assert_eq!(found["644 libs/lib/m.bin"], "the weights");
+    assert_eq!((stats.submodules, stats.lfs_files), (2, 1));
+
+    // Other bytes than the pointer says are none, and a commit that is not here is fetched.
+    world.write(&kept, &oid, b"not weights");
+    let error = ingest(&World::new(), &install).unwrap_err().to_string();
+    assert!(error.contains("submodule `libs/lib`") && error.contains("offline"), "{error}");
+    world.write(&kept, &oid, model);
+    world.git("machine/install/libs/lib/deep/inner", &["checkout", "-q", &inner[0]]);
+    fs::remove_dir_all(install.join("libs/lib/deep/inner")).unwrap();
+    let error = ingest(&World::new(), &install).unwrap_err().to_string();
+    assert!(error.contains("submodule `deep/inner`") && error.contains("offline"), "{error}");
+}
+
+#[test]
 fn threads_of_one_transaction_share_what_they_fetch() {
     let world = World::new();
     let commits = world.history("a", 8);

@@ -127,8 +127,16 @@ impl World {
         reference: Option<&str>,
         options: &SourceOptions<'_>,
     ) -> Result<(Lines, GitStats), SourceError> {
+        self.brought(|transaction| ingest(transaction, url, commit, reference, options))
+    }
+
+    /// What `bring` brings, read back.
+    pub(super) fn brought(
+        &self,
+        bring: impl FnOnce(&Transaction) -> Result<GitIngest, SourceError>,
+    ) -> Result<(Lines, GitStats), SourceError> {
         let transaction = self.store.begin("test").unwrap();
-        let found = ingest(&transaction, url, commit, reference, options)?;
+        let found = bring(&transaction)?;
         transaction.commit().unwrap();
         let manifest = self.store.manifest(&found.manifest).unwrap();
         let lines = manifest
