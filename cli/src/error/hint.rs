@@ -118,7 +118,7 @@ pub(super) fn of_source(error: &SourceError) -> Option<String> {
             "only the machine that it was imported on has these files: import the install again, or remove `tree` from \
              the entry to take the commit as it is"
         }
-        SourceError::Bucket { .. } => {
+        SourceError::Bucket { .. } | SourceError::BucketCredentials { .. } => {
             "docs/models.md names the variables that hold the settings and credentials of buckets"
         }
         SourceError::UnknownNode { .. } => "look at the id and the version on registry.comfy.org",

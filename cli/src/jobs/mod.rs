@@ -143,7 +143,9 @@ impl JobsError {
                 JobError::Silent { .. } => "COMFY_RESPOND_TIMEOUT, in seconds, gives it more time".to_owned(),
                 _ => return None,
             },
-            Self::Bucket(BucketError::Settings { .. } | BucketError::Put { .. }) => {
+            Self::Bucket(
+                BucketError::Settings { .. } | BucketError::Credentials { .. } | BucketError::Put { .. },
+            ) => {
                 "credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, \
                  AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS"
                     .to_owned()

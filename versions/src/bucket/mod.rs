@@ -5,10 +5,11 @@
 //!
 //! A large file goes in parts, and is there as a whole or not at all; one that was begun and given up is aborted.
 
+mod access;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path as FilePath;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -17,10 +18,11 @@ use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, ClientOptions, HeaderValue, ObjectStore, PutMultipartOptions, PutOptions,
-    PutPayload, RetryConfig, WriteMultipart,
+    Attribute, Attributes, ClientOptions, HeaderValue, PutMultipartOptions, PutOptions, PutPayload,
+    RetryConfig, WriteMultipart,
 };
 
+pub(crate) use self::access::Access;
 use crate::runtime::runtime;
 
 /// Files up to this size go in one request; larger ones in parts of it.
@@ -47,6 +49,14 @@ pub enum BucketError {
         /// The bucket.
         address: String,
         /// What the client says.
+        detail: String,
+    },
+    /// Nothing that opens it: neither in the environment nor from the machine's cloud.
+    #[error("no credentials for {address}: {detail}")]
+    Credentials {
+        /// The bucket.
+        address: String,
+        /// The variables that may hold them, and what was tried.
         detail: String,
     },
     /// The upload failed.
@@ -78,7 +88,7 @@ pub enum BucketError {
 
 /// A bucket, and a place in it.
 pub struct Bucket {
-    store: Box<dyn ObjectStore>,
+    access: Access,
     /// Scheme and name, as `s3://bucket`.
     root: String,
     prefix: Path,
@@ -102,14 +112,18 @@ impl Bucket {
         let wrong = || BucketError::Address { address: address.to_owned() };
         let (scheme, name, prefix) = divide(address).ok_or_else(wrong)?;
         let prefix = Path::parse(prefix.trim_matches('/')).map_err(|_| wrong())?;
-        let store = match scheme {
-            "s3" => amazon(AmazonS3Builder::from_env().with_bucket_name(name)),
-            _ => google(GoogleCloudStorageBuilder::from_env().with_bucket_name(name)),
+        let access = match scheme {
+            "s3" => Access::amazon(AmazonS3Builder::from_env().with_bucket_name(name), client(), retry()),
+            _ => Access::google(
+                GoogleCloudStorageBuilder::from_env().with_bucket_name(name),
+                client(),
+                retry(),
+            ),
         };
         let root = format!("{scheme}://{name}");
-        let store =
-            store.map_err(|error| BucketError::Settings { address: root.clone(), detail: words(&error) })?;
-        Ok(Self { store, root, prefix })
+        let access =
+            access.map_err(|error| BucketError::Settings { address: root.clone(), detail: words(&error) })?;
+        Ok(Self { access, root, prefix })
     }
 
     /// Puts a file under `name` (which may have slashes), and returns its address. `sent` is told how many bytes more
@@ -133,7 +147,8 @@ impl Bucket {
             |error: object_store::Error| BucketError::Put { url: url.clone(), detail: words(&error) };
         let upload = async {
             let options = PutMultipartOptions { attributes: kind(name), ..PutMultipartOptions::default() };
-            let upload = self.store.put_multipart_opts(&path, options).await.map_err(failed)?;
+            let store = self.access.open(&self.root).await?;
+            let upload = store.put_multipart_opts(&path, options).await.map_err(failed)?;
             let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
             let mut bytes = first;
             while !bytes.is_empty() {
@@ -167,12 +182,13 @@ impl Bucket {
     pub fn put(&self, name: &str, bytes: Vec<u8>) -> Result<String, BucketError> {
         let (path, url) = self.place(name);
         let options = PutOptions { attributes: kind(name), ..PutOptions::default() };
-        let put = self.store.put_opts(&path, PutPayload::from(bytes), options);
-        let runtime = runtime().map_err(|source| BucketError::Runtime { source })?;
-        match runtime.block_on(put) {
-            Ok(_) => Ok(url),
-            Err(error) => Err(BucketError::Put { url, detail: words(&error) }),
-        }
+        let put = async {
+            let store = self.access.open(&self.root).await?;
+            let put = store.put_opts(&path, PutPayload::from(bytes), options).await;
+            put.map_err(|error| BucketError::Put { url: url.clone(), detail: words(&error) })
+        };
+        runtime().map_err(|source| BucketError::Runtime { source })?.block_on(put)?;
+        Ok(url)
     }
 
     fn place(&self, name: &str) -> (Path, String) {
@@ -191,36 +207,17 @@ impl std::fmt::Display for Bucket {
 
 /// A bucket to read from: `s3`, `gs`, or `az` with the container's name. Transfers may take as long as they take; who
 /// reads looks after stalls.
-pub(crate) fn reading(scheme: &str, name: &str) -> Result<Arc<dyn ObjectStore>, BucketError> {
+pub(crate) fn reading(scheme: &str, name: &str) -> Result<Access, BucketError> {
     let client = client().with_timeout_disabled().with_connect_timeout(PATIENCE);
     let retry = RetryConfig { max_retries: 2, retry_timeout: PATIENCE, ..RetryConfig::default() };
-    let store: object_store::Result<Arc<dyn ObjectStore>> = match scheme {
-        "s3" => {
-            let builder = AmazonS3Builder::from_env().with_bucket_name(name);
-            let built = builder.with_client_options(client).with_retry(retry).build();
-            built.map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
-        }
-        "gs" => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(name);
-            let built = builder.with_client_options(client).with_retry(retry).build();
-            built.map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
-        }
-        _ => {
-            let builder = MicrosoftAzureBuilder::from_env().with_container_name(name);
-            let built = builder.with_client_options(client).with_retry(retry).build();
-            built.map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
-        }
+    let access = match scheme {
+        "s3" => Access::amazon(AmazonS3Builder::from_env().with_bucket_name(name), client, retry)
+            .map_err(|error| words(&error)),
+        "gs" => Access::google(GoogleCloudStorageBuilder::from_env().with_bucket_name(name), client, retry)
+            .map_err(|error| words(&error)),
+        _ => Access::azure(MicrosoftAzureBuilder::from_env().with_container_name(name), client, retry),
     };
-    let address = || format!("{scheme}://{name}");
-    store.map_err(|error| BucketError::Settings { address: address(), detail: words(&error) })
-}
-
-fn amazon(builder: AmazonS3Builder) -> object_store::Result<Box<dyn ObjectStore>> {
-    Ok(Box::new(builder.with_client_options(client()).with_retry(retry()).build()?))
-}
-
-fn google(builder: GoogleCloudStorageBuilder) -> object_store::Result<Box<dyn ObjectStore>> {
-    Ok(Box::new(builder.with_client_options(client()).with_retry(retry()).build()?))
+    access.map_err(|detail| BucketError::Settings { address: format!("{scheme}://{name}"), detail })
 }
 
 fn client() -> ClientOptions {
@@ -273,6 +270,12 @@ pub(crate) fn words(error: &object_store::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+/// A bucket of a server in a test.
+#[cfg(test)]
+pub(crate) fn test_access(builder: AmazonS3Builder) -> Access {
+    Access::amazon(builder, client(), retry()).unwrap()
 }
 
 #[cfg(test)]

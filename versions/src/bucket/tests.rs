@@ -131,7 +131,8 @@ fn amazon_bucket(server: &HttpServer, secret: &str) -> Bucket {
         .with_region("somewhere-1")
         .with_access_key_id(KEY)
         .with_secret_access_key(secret);
-    Bucket { store: amazon(builder).unwrap(), root: "s3://bucket".to_owned(), prefix: Path::from("a/b") }
+    let access = Access::amazon(builder, client(), retry()).unwrap();
+    Bucket { access, root: "s3://bucket".to_owned(), prefix: Path::from("a/b") }
 }
 
 /// A file of so many bytes, no two parts of which are alike.
@@ -203,14 +204,13 @@ fn a_server_that_is_busy_is_asked_again() {
         .with_bucket_name("bucket")
         .with_endpoint(server.url(""))
         .with_access_key_id(KEY)
-        .with_secret_access_key(SECRET)
-        .with_client_options(client())
-        .with_retry(RetryConfig {
-            backoff: BackoffConfig { init_backoff: Duration::from_millis(1), ..BackoffConfig::default() },
-            ..retry()
-        });
-    let store = Box::new(builder.build().unwrap());
-    let bucket = Bucket { store, root: "s3://bucket".to_owned(), prefix: Path::default() };
+        .with_secret_access_key(SECRET);
+    let retry = RetryConfig {
+        backoff: BackoffConfig { init_backoff: Duration::from_millis(1), ..BackoffConfig::default() },
+        ..retry()
+    };
+    let access = Access::amazon(builder, client(), retry).unwrap();
+    let bucket = Bucket { access, root: "s3://bucket".to_owned(), prefix: Path::default() };
     server.fault_times("/bucket/x", 2, cvs_tests::Fault::Status(503, Vec::new()));
     assert_eq!(bucket.put("x", b"bytes".to_vec()).unwrap(), "s3://bucket/x");
     assert_eq!(objects.lock().unwrap()["x"].1, b"bytes");
@@ -238,8 +238,8 @@ fn google_gets_the_same_files() {
     });
     let builder =
         GoogleCloudStorageBuilder::new().with_bucket_name("bucket").with_service_account_key(key.to_string());
-    let bucket =
-        Bucket { store: google(builder).unwrap(), root: "gs://bucket".to_owned(), prefix: Path::from("p") };
+    let access = Access::google(builder, client(), retry()).unwrap();
+    let bucket = Bucket { access, root: "gs://bucket".to_owned(), prefix: Path::from("p") };
     let dir = tempfile::tempdir().unwrap();
     let (path, bytes) = file(&dir, 5000);
     let url = bucket.put_file("v/run/a.png", &path, &|_| (), &AtomicBool::new(false)).unwrap();

@@ -304,6 +304,14 @@ pub enum SourceError {
         /// What the client says.
         detail: String,
     },
+    /// Nothing that opens a bucket was found.
+    #[error("no credentials for {url}: {detail}")]
+    BucketCredentials {
+        /// The object.
+        url: String,
+        /// The variables that may hold them, and what was tried.
+        detail: String,
+    },
     /// A variable that should hold the address of a hub holds something else.
     #[error("{variable} is {value:?}, and must be an http or https address")]
     Endpoint {

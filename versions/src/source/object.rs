@@ -2,10 +2,8 @@
 //! the names that other programs read (see [`crate::bucket`]). What a bucket answers is put into the words of HTTP, so
 //! that one downloader serves all: ranges, resuming and checksums are the same.
 
-use std::sync::Arc;
-
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore};
+use object_store::{GetOptions, GetRange};
 use reqwest::Response;
 use reqwest::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, RANGE};
 use url::Url;
@@ -14,12 +12,12 @@ use super::error::SourceError;
 use super::event::SourceOptions;
 use super::http::Failure;
 use super::redact::redact_words;
-use crate::bucket;
+use crate::bucket::{self, Access, BucketError};
 use crate::spec::BucketFile;
 
 /// An object that can be asked for.
 pub(crate) struct Object {
-    store: Arc<dyn ObjectStore>,
+    access: Access,
     path: Path,
     url: Url,
 }
@@ -35,11 +33,9 @@ impl Object {
         let path = Path::parse(&file.key).map_err(|_| unusable())?;
         let mut url = Url::parse(&format!("{}://{}", file.scheme, file.bucket)).map_err(|_| unusable())?;
         url.set_path(&file.key);
-        let store = bucket::reading(&file.scheme, &file.bucket).map_err(|error| SourceError::Bucket {
-            url: address.clone(),
-            detail: redact_words(&error.to_string()),
-        })?;
-        Ok(Self { store, path, url })
+        let access =
+            bucket::reading(&file.scheme, &file.bucket).map_err(|error| unopened(&address, &error))?;
+        Ok(Self { access, path, url })
     }
 
     /// Its address, as it is shown.
@@ -124,7 +120,13 @@ impl Object {
         asked: GetOptions,
         options: &SourceOptions<'_>,
     ) -> Result<object_store::Result<object_store::GetResult>, Failure> {
-        super::http::patient(self.store.get_opts(&self.path, asked), options, &self.url).await
+        let ask = async {
+            let store = self.access.open(&self.url).await?;
+            Ok(store.get_opts(&self.path, asked).await)
+        };
+        let answer: Result<_, BucketError> = super::http::patient(ask, options, &self.url).await?;
+        // What was not there a moment ago will not be there in the next.
+        answer.map_err(|error| Failure::Final(unopened(self.url.as_str(), &error)))
     }
 
     fn failure(&self, error: &object_store::Error) -> Failure {
@@ -144,6 +146,16 @@ impl Object {
                 Failure::Transient(SourceError::HttpTransfer { url, detail }, None)
             }
         }
+    }
+}
+
+fn unopened(url: &str, error: &BucketError) -> SourceError {
+    let (url, detail) = (url.to_owned(), redact_words(&error.to_string()));
+    match error {
+        BucketError::Credentials { detail, .. } => {
+            SourceError::BucketCredentials { url, detail: redact_words(detail) }
+        }
+        _ => SourceError::Bucket { url, detail },
     }
 }
 
@@ -193,9 +205,9 @@ mod tests {
         let server = server();
         let bucket =
             AmazonS3Builder::new().with_bucket_name("bucket").with_region("r").with_endpoint(server.url(""));
-        let bucket = bucket.with_allow_http(true).with_skip_signature(true).build().unwrap();
+        let access = bucket::test_access(bucket.with_skip_signature(true));
         let url = Url::parse("s3://bucket/x.bin").unwrap();
-        let object = Object { store: Arc::new(bucket), path: Path::from("x.bin"), url };
+        let object = Object { access, path: Path::from("x.bin"), url };
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(home.path()).unwrap();
         // The first is not committed: what it brought stays beside the store.
