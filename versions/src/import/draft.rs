@@ -1,17 +1,21 @@
 //! A version in the making: what a file says, as entries of a spec, and what it does not say, as questions.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::report::{ImportReport, Taken};
-use crate::source::{redact, without_secrets};
-use crate::spec::{RepoUrl, Revision, VersionId, split_ref};
+use crate::source::{redact, redact_words, without_secrets, without_secrets_in};
+use crate::spec::{ModelSource, RepoUrl, Revision, VersionId, split_ref};
 
 /// Where ComfyUI itself is. That it is meant, every format takes for granted.
 pub(super) const CORE: &str = "https://github.com/comfyanonymous/ComfyUI";
 /// What switches a node off in the eyes of ComfyUI and of its Manager.
 const DISABLED: &str = ".disabled";
+/// What opens a repository, and what opens an address that nothing here has a name for.
+const BY_GIT: &str = "git's credential helper is asked for yours";
+const BY_HAND: &str = "add yours by hand where nothing else opens it";
 
 #[derive(Default)]
 pub(super) struct Draft {
@@ -30,7 +34,7 @@ impl Draft {
     /// The core at a commit or ref; `None` asks.
     pub(super) fn core(&mut self, repo: Option<&str>, revision: Option<&str>) {
         let repo = repo.filter(|repo| RepoUrl::parse(repo).is_ok()).unwrap_or(CORE);
-        let repo = self.public(repo);
+        let repo = self.public(repo, BY_GIT);
         self.core.insert("repo".to_owned(), repo.into());
         match revision.filter(|text| Revision::parse(text).is_ok()) {
             Some(revision) => {
@@ -56,7 +60,7 @@ impl Draft {
 
     /// A node of a git repository. Without a usable address or commit there is a question.
     pub(super) fn git_node(&mut self, url: &str, commit: Option<&str>, name: Option<&str>, enabled: bool) {
-        let url = self.public(url.trim());
+        let url = self.public(url.trim(), BY_GIT);
         let address = url.strip_prefix("git+").unwrap_or(&url);
         if let Err((found, expected)) = RepoUrl::parse(address) {
             let named = name.unwrap_or(&url);
@@ -151,7 +155,7 @@ impl Draft {
 
     /// A model at a place of the view.
     pub(super) fn model(&mut self, source: &str, target: &str, sha256: Option<&str>) {
-        let source = self.public(source);
+        let source = self.public(source, BY_HAND);
         if let Some(known) = self.models.iter().find(|known| known["target_path"] == target) {
             if known["source"] != source.as_str() {
                 let first = known["source"].as_str().unwrap_or_default();
@@ -170,25 +174,49 @@ impl Draft {
 
     /// A requirement.
     pub(super) fn package(&mut self, requirement: &str) {
-        let requirement = match requirement.split_once('@') {
-            Some((name, address)) if address.contains("://") => {
-                format!("{name}@ {}", self.public(address.trim()))
+        let requirement = match without_secrets_in(requirement) {
+            Cow::Owned(public) => {
+                self.secret(&redact_words(&public), if public.contains("git+") { BY_GIT } else { BY_HAND });
+                public
             }
-            _ => self.public(requirement),
+            Cow::Borrowed(requirement) => requirement.to_owned(),
         };
         self.packages.push(requirement);
     }
 
     /// An address as a spec may have it. That a secret was in it is told, for without it the address may not open.
-    fn public(&mut self, address: &str) -> String {
+    fn public(&mut self, address: &str, otherwise: &'static str) -> String {
         let public = without_secrets(address);
         if matches!(public, Cow::Owned(_)) {
-            self.report.leave_out(
-                redact(&public),
-                "the password or token in its address: specs have none, and hosts take those of the environment",
-            );
+            self.secret(&redact(&public), instead(&public, otherwise));
         }
         public.into_owned()
+    }
+
+    fn secret(&mut self, place: &str, instead: &str) {
+        let reason = format!("the password or token in its address: specs have none; {instead}");
+        if !self.report.left_out.iter().any(|left| left.path == Path::new(place) && left.reason == reason) {
+            self.report.leave_out(place, reason);
+        }
+    }
+
+    /// Takes the secrets out of every text of `value`, which is at `key`: what is kept whole has addresses anywhere.
+    fn clean(&mut self, value: &mut Value, key: &str) {
+        match value {
+            Value::String(text) => {
+                let Cow::Owned(public) = without_secrets_in(text) else { return };
+                match public.split_once("://") {
+                    Some((scheme, _)) if !scheme.contains(char::is_whitespace) => {
+                        self.secret(&redact(&public), instead(&public, BY_HAND));
+                    }
+                    _ => self.secret(&format!("a text of {key:?}"), BY_HAND),
+                }
+                *text = public;
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| self.clean(item, key)),
+            Value::Object(fields) => fields.iter_mut().for_each(|(key, item)| self.clean(item, key)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
     }
 
     pub(super) fn ask(&mut self, about: Value, question: &str) {
@@ -206,6 +234,14 @@ impl Draft {
 
     /// The spec, and what was made of what.
     pub(super) fn finish(mut self, id: &VersionId) -> (Map<String, Value>, ImportReport) {
+        if let Some(mut workflow) = self.workflow.take() {
+            self.clean(&mut workflow, "workflow");
+            self.workflow = Some(workflow);
+        }
+        for mut question in std::mem::take(&mut self.questions) {
+            self.clean(&mut question, "question");
+            self.questions.push(question);
+        }
         let mut spec = Map::new();
         spec.insert("schema_version".to_owned(), 2.into());
         spec.insert("version_id".to_owned(), id.as_str().into());
@@ -238,6 +274,15 @@ impl Draft {
             spec.insert("questions".to_owned(), self.questions.into());
         }
         (spec, self.report)
+    }
+}
+
+/// What opens an address without what it had in it.
+fn instead(address: &str, otherwise: &'static str) -> &'static str {
+    match ModelSource::parse(address) {
+        Ok(ModelSource::Hub(_)) => "set HF_TOKEN to yours",
+        Ok(ModelSource::Civitai(_)) => "set CIVITAI_TOKEN to yours",
+        _ => otherwise,
     }
 }
 

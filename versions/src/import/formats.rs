@@ -277,7 +277,7 @@ fn lock_v1(map: &Map<String, Value>, draft: &mut Draft) -> Result<(), String> {
         let name = text(model, "name")
             .or(text(model, "source"))
             .ok_or(format!("models[{index}]: a `source` is expected"))?;
-        let file = name.rsplit('/').next().unwrap_or(name);
+        let file = name.split(['?', '#']).next().unwrap_or(name).rsplit('/').next().unwrap_or(name);
         let target = text(model, "target_path").map_or(format!("models/checkpoints/{file}"), below_models);
         let checksum = text(model, "checksum").map(|text| text.strip_prefix("sha256:").unwrap_or(text));
         model_or_question(draft, text(model, "source"), &target, checksum.and_then(sha256), name);
@@ -451,10 +451,26 @@ mod tests {
             lock["models"],
             json!([{ "source": "https://h/m?a=1", "target_path": "models/checkpoints/m" }])
         );
+        let old = json!({ "models": [{ "source": "https://civitai.com/api/download/models/1?token=S3CRET" }],
+            "python": { "packages": [{ "name": "p", "url": "git+https://S3CRET@h/p@v1 ; python_version > '3'" }] } });
+        let old = read(Format::LockV1, &old, None).expect("a sound file");
+        let (old, told) = old.finish(&crate::spec::VersionId::new("x").unwrap());
+        assert_eq!(
+            old["models"],
+            json!([{ "source": "https://civitai.com/api/download/models/1", "target_path": "models/checkpoints/1" }])
+        );
+        assert_eq!(old["python_packages"], json!(["p @ git+https://h/p@v1 ; python_version > '3'"]));
+        let reasons: Vec<_> = told.left_out.iter().map(|left| left.reason.as_str()).collect();
+        let reason = "the password or token in its address: specs have none; ";
+        assert_eq!(
+            reasons,
+            ["set CIVITAI_TOKEN to yours", "git's credential helper is asked for yours"]
+                .map(|instead| format!("{reason}{instead}"))
+        );
         // What is left out is told.
         let reasons: Vec<_> = more.left_out.iter().map(|left| left.reason.as_str()).collect();
         assert_eq!(reasons[1..], ["https://h/m?a=1 comes before it at models/checkpoints/m"]);
-        let all = format!("{spec:?} {report:?} {lock:?} {more:?}");
+        let all = format!("{spec:?} {report:?} {lock:?} {more:?} {old:?} {told:?}");
         assert!(!all.contains("S3CRET"), "{all}");
     }
 

@@ -262,3 +262,61 @@ fn is_commit(version: &str) -> bool {
 fn numbers(version: &str) -> Vec<u64> {
     version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::VersionId;
+
+    /// The document is kept whole, and nothing in it that opens a host.
+    #[test]
+    fn no_secret_of_a_workflow_is_kept_or_told() {
+        let url = |host: &str| format!("https://{host}/m.bin?token=S3CRET&a=1");
+        let model =
+            |host: &str| json!({ "name": format!("{host}.bin"), "url": url(host), "directory": "vae" });
+        let document = json!({
+            "models": [model("top")],
+            "nodes": [
+                { "id": 1, "type": "VAELoader", "properties": { "cnr_id": "comfy-core", "ver": "0.3.60", "models": [
+                    { "name": "a.bin", "directory": "vae", "url": "https://huggingface.co/o/r/resolve/main/a.bin?token=S3CRET" },
+                    { "name": "b.bin", "directory": "vae", "url": "https://me:S3CRET@civitai.com/api/download/models/1" },
+                    { "name": "https://h/x?token=S3CRET", "directory": "vae" },
+                ] } },
+                { "id": 2, "type": "MarkdownNote", "properties": {},
+                    "widgets_values": ["get [it](https://h/it?token=S3CRET) first"] },
+                { "id": 3, "type": "sub", "properties": {}, "widgets_values": { "from": url("input") } },
+            ],
+            "definitions": { "subgraphs": [{ "id": "sub", "nodes": [
+                { "id": 4, "type": "VAELoader", "properties": { "models": [model("inner")] } },
+            ] }] },
+        });
+        let draft = read(std::slice::from_ref(&document), &[], &|_| None);
+        let (spec, report) = draft.finish(&VersionId::new("x").unwrap());
+        let kept = &spec["workflow"];
+        assert_eq!(kept["models"][0]["url"], "https://top/m.bin?a=1");
+        assert_eq!(kept["nodes"][1]["widgets_values"][0], "get [it](https://h/it first");
+        assert_eq!(kept["nodes"][2]["widgets_values"]["from"], "https://input/m.bin?a=1");
+        let inner = &kept["definitions"]["subgraphs"][0]["nodes"][0]["properties"]["models"][0];
+        assert_eq!(inner["url"], "https://inner/m.bin?a=1");
+        let reason = "the password or token in its address: specs have none; ";
+        let told = report.left_out.iter().map(|left| {
+            format!("{}: {}", left.path.display(), left.reason.strip_prefix(reason).unwrap_or(&left.reason))
+        });
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [
+                "https://top/m.bin?a=1: add yours by hand where nothing else opens it",
+                "https://huggingface.co/o/r/resolve/main/a.bin: set HF_TOKEN to yours",
+                "https://civitai.com/api/download/models/1: set CIVITAI_TOKEN to yours",
+                "https://inner/m.bin?a=1: add yours by hand where nothing else opens it",
+                "https://h/x: add yours by hand where nothing else opens it",
+                "a text of \"widgets_values\": add yours by hand where nothing else opens it",
+                "https://input/m.bin?a=1: add yours by hand where nothing else opens it",
+                "a text of \"question\": add yours by hand where nothing else opens it",
+            ]
+        );
+        let all = format!("{spec:?} {report:?}");
+        assert!(!all.contains("S3CRET"), "{all}");
+        assert!(document.to_string().contains("S3CRET"));
+    }
+}

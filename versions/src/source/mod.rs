@@ -21,7 +21,9 @@ pub mod registry;
 #[cfg(test)]
 mod test_server;
 
-pub(crate) use self::redact::{public_text, redact, redact_url, without_secrets};
+pub(crate) use self::redact::{
+    public_text, redact, redact_url, redact_words, without_secrets, without_secrets_in,
+};
 
 pub use self::digest::Expected;
 pub use self::digest::hex;
