@@ -1,11 +1,11 @@
 //! The workflow to run: a file, an address, standard input, or what the spec says; and the prompt that is made of it.
 
-use std::io::Read;
+use std::fs::File;
 use std::path::Path;
 
 use cvs_versions::Ready;
 use cvs_versions::fetch::{fetch, web_address};
-use cvs_versions::workflow::{Document, Note, ObjectInfo, Prompt};
+use cvs_versions::workflow::{Document, Note, ObjectInfo, Prompt, WorkflowError};
 use serde_json::Value;
 
 use super::JobsError;
@@ -13,7 +13,7 @@ use super::inputs::without_secrets;
 use crate::context::Context;
 use crate::error::CliError;
 
-/// The largest workflow that is read. Those of people have megabytes when they hold pictures.
+/// The largest text of a workflow that is read. Those of people have megabytes when they hold pictures.
 const LIMIT: u64 = 256 << 20;
 
 /// A workflow that was read.
@@ -35,14 +35,13 @@ impl Source {
     /// What `--workflow` names: a file, an address, or `-`.
     pub(crate) fn named(context: &Context, name: &str) -> Result<Self, CliError> {
         if name == "-" {
-            let mut bytes = Vec::new();
-            std::io::stdin().take(LIMIT).read_to_end(&mut bytes).map_err(CliError::Stdin)?;
-            return Self::read("standard input", &bytes);
+            let read = Document::read_stream(&mut std::io::stdin(), LIMIT).map_err(CliError::Stdin)?;
+            return Self::read("standard input", read);
         }
         if let Some(url) = web_address(name) {
             let mut bytes = Vec::new();
             fetch(&url, &mut bytes, LIMIT, context.cancel()).map_err(JobsError::from)?;
-            return Self::read(&without_secrets(name), &bytes);
+            return Self::read(&without_secrets(name), Document::read(&bytes));
         }
         Self::file(Path::new(name))
     }
@@ -66,11 +65,7 @@ impl Source {
                 }
             }
             Some(document) => {
-                let name = format!("the workflow of {version}");
-                match Document::from_value(document.clone()) {
-                    Ok(document) => Ok(Self { name, document }),
-                    Err(source) => Err(JobsError::Workflow { name, source: source.into() }.into()),
-                }
+                Self::read(&format!("the workflow of {version}"), Document::from_value(document.clone()))
             }
         }
     }
@@ -81,13 +76,19 @@ impl Source {
     }
 
     fn file(path: &Path) -> Result<Self, CliError> {
-        let bytes = std::fs::read(path).map_err(JobsError::io("read", path))?;
-        Self::read(&path.display().to_string(), &bytes)
+        let failed = || JobsError::io("read", path);
+        let mut file = File::open(path).map_err(failed())?;
+        // What a shell hands over as a file may be a pipe.
+        let read = match file.metadata().map_err(failed())?.is_file() {
+            true => Document::read_file(&mut file, LIMIT),
+            false => Document::read_stream(&mut file, LIMIT),
+        };
+        Self::read(&path.display().to_string(), read.map_err(failed())?)
     }
 
-    fn read(name: &str, bytes: &[u8]) -> Result<Self, CliError> {
+    fn read(name: &str, read: Result<Document, WorkflowError>) -> Result<Self, CliError> {
         let name = name.to_owned();
-        match Document::read(bytes) {
+        match read {
             Ok(document) => Ok(Self { name, document }),
             Err(source) => Err(JobsError::Workflow { name, source: source.into() }.into()),
         }

@@ -9,13 +9,12 @@ use serde_json::{Map, Value};
 use super::draft::Draft;
 use super::error::ImportError;
 use super::formats::{self, Format};
-use super::gist;
 use super::report::ImportReport;
 use super::{PackageIndexes, workflow};
 use crate::error::{Origin, VersionsError};
 use crate::source::{SourceError, SourceOptions, registry};
 use crate::spec::{LockedModel, ReadOptions, SpecDocument, VersionId};
-use crate::workflow::{Document, document, embedded};
+use crate::workflow::{Document, document, embedded, gist};
 use crate::workspace::{CreateOptions, CreateReport, Workspace};
 
 /// A description has no more bytes than this.

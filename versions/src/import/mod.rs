@@ -9,7 +9,6 @@ mod draft;
 mod error;
 mod file;
 mod formats;
-mod gist;
 mod install;
 mod report;
 mod workflow;

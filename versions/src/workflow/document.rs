@@ -1,9 +1,12 @@
 //! Reading: which of the formats a text has, and the workflow in it.
 
+use std::io::{self, Read, Seek};
+
 use serde_json::{Map, Value};
 
-use super::embedded;
+use super::embedded::{self, Texts};
 use super::error::WorkflowError;
+use super::gist;
 use super::graph::Graph;
 use super::prompt::{Prompt, describe};
 
@@ -26,7 +29,36 @@ impl Document {
     /// Reads a file: a text, or a picture or video that ComfyUI has saved, which holds what it
     /// was made by.
     pub fn read(bytes: &[u8]) -> Result<Self, WorkflowError> {
-        let Some(texts) = embedded::look(bytes) else { return Self::parse(&String::from_utf8_lossy(bytes)) };
+        match embedded::look(bytes) {
+            Some(texts) => Self::of_texts(&texts),
+            None => Self::parse(&String::from_utf8_lossy(bytes)),
+        }
+    }
+
+    /// As [`Self::read`]. Of a picture or video only the parts that hold texts are read, however large it is; a text may
+    /// have `limit` bytes.
+    pub fn read_file(file: &mut (impl Read + Seek), limit: u64) -> io::Result<Result<Self, WorkflowError>> {
+        let Some((bytes, more)) = gist::read(file)? else {
+            file.rewind()?;
+            return Self::read_stream(file, limit);
+        };
+        let mut texts = embedded::look(&bytes).unwrap_or_default();
+        texts.cut |= more;
+        Ok(Self::of_texts(&texts))
+    }
+
+    /// As [`Self::read`], of what can be read only once and may have `limit` bytes.
+    pub fn read_stream(stream: &mut impl Read, limit: u64) -> io::Result<Result<Self, WorkflowError>> {
+        let mut bytes = Vec::new();
+        stream.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            return Ok(Err(WorkflowError::TooLarge { limit, what: "bytes" }));
+        }
+        Ok(Self::read(&bytes))
+    }
+
+    fn of_texts(texts: &Texts) -> Result<Self, WorkflowError> {
         let text = |key: &str| texts.list.iter().find(|(name, _)| name == key).map(|(_, text)| text);
         // The prompt is exactly what ran; where it is not JSON (Python writes NaN), the document of the editor is.
         match (text("prompt").map(|text| Self::parse(text)), text("workflow")) {

@@ -13,6 +13,7 @@ pub mod embedded;
 mod error;
 mod files;
 mod frames;
+pub(crate) mod gist;
 mod graph;
 mod info;
 mod prompt;

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-use crate::workflow::embedded::{PNG, TOTAL};
+use super::embedded::{PNG, TOTAL};
 
 /// Chunks or boxes that are passed: each is a step, and no picture has more.
 const STEPS: usize = 100_000;
@@ -21,7 +21,7 @@ type Reader = fn(&[u8]) -> Option<Part>;
 
 /// The parts of `file` that hold texts, as many as are read; none when it is no picture or video that is known.
 /// Also, whether there are more.
-pub(super) fn read(file: &mut (impl Read + Seek)) -> io::Result<Option<(Vec<u8>, bool)>> {
+pub(crate) fn read(file: &mut (impl Read + Seek)) -> io::Result<Option<(Vec<u8>, bool)>> {
     let mut head = [0; 12];
     file.rewind()?;
     let count = read_up_to(file, &mut head)?;
@@ -98,7 +98,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::workflow::embedded;
+    use crate::workflow::{Document, embedded};
 
     fn gist(bytes: &[u8]) -> Option<(Vec<u8>, bool)> {
         let mut file = tempfile::tempfile().unwrap();
@@ -136,5 +136,49 @@ mod tests {
         let film = [&b"\0\0\0\x08ftyp\0\0\0\x01mdat\0\0\0\0\0\0\0\x14data\0\0\0\0moov"[..]].concat();
         assert_eq!(gist(&film).unwrap().0, b"\0\0\0\x08ftyp\0\0\0\0moov");
         assert_eq!(gist(b"{}"), None);
+    }
+
+    /// A file, and how much of it is read.
+    struct Counted(std::fs::File, u64);
+
+    impl Read for Counted {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.0.read(buffer)?;
+            self.1 += count as u64;
+            Ok(count)
+        }
+    }
+
+    impl Seek for Counted {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+
+    #[test]
+    fn of_a_long_film_only_what_it_says_is_read() {
+        const FRAMES: u64 = 3 << 30;
+        let data = b"\0\0\0\x01\0\0\0\0{\"workflow\": {\"nodes\": [], \"links\": []}}";
+        let meta = [&[0; 4][..], &atom(b"ilst", &atom(b"\xa9cmt", &atom(b"data", data)))].concat();
+        let movie = atom(b"moov", &atom(b"udta", &atom(b"meta", &meta)));
+        let head = [&b"\0\0\0\x08ftyp\0\0\0\x01mdat"[..], &(FRAMES + 16).to_be_bytes()].concat();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&head).unwrap();
+        file.seek(SeekFrom::Current(FRAMES as i64)).unwrap();
+        file.write_all(&movie).unwrap();
+        let mut counted = Counted(file, 0);
+        let read = Document::read_file(&mut counted, 1 << 20).unwrap();
+        assert!(matches!(read, Ok(Document::Graph(_))), "{read:?}");
+        assert!(counted.1 < 1000, "{} bytes are read", counted.1);
+
+        let mut long = tempfile::tempfile().unwrap();
+        long.set_len(FRAMES).unwrap();
+        let read = Document::read_file(&mut long, 1 << 20).unwrap();
+        assert_eq!(read.unwrap_err().to_string(), "the workflow has more than 1048576 bytes");
+    }
+
+    fn atom(kind: &[u8], content: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(content.len() + 8).unwrap().to_be_bytes();
+        [&length[..], kind, content].concat()
     }
 }
