@@ -36,7 +36,10 @@ pub(crate) fn places(args: &GlobalArgs) -> Result<Places, CliError> {
     if let (Some(home), Some(versions)) = (&home, &versions) {
         return Ok(Places { home: home.clone(), versions: Some(versions.clone()) });
     }
-    let person = Xdg::new().map_err(|_| CliError::NoHome)?;
+    // Who has no home directory has no configuration file either.
+    let Ok(person) = Xdg::new() else {
+        return Ok(Places { home: home.ok_or(CliError::NoHome)?, versions });
+    };
     let config = read(&person.config_dir().join("cvs/config.json"), person.home_dir())?;
     Ok(Places {
         home: home.or(config.home).unwrap_or_else(|| person.data_dir().join("cvs")),

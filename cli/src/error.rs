@@ -5,6 +5,8 @@ mod comfy;
 mod hint;
 mod realize;
 
+pub(crate) use self::hint::{of_io as hint_of_io, of_source as hint_of_source};
+
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use std::process::ExitCode;
 use cvs_fusefs::MountError;
 use cvs_store::StoreError;
 use cvs_versions::comfy::RunError;
+use cvs_versions::export::ExportError;
 use cvs_versions::python::PythonError;
 use cvs_versions::serve::ServeError;
 use cvs_versions::source::SourceError;
@@ -125,12 +128,12 @@ pub(crate) enum CliError {
         known: Vec<String>,
     },
     /// A version cannot be written in a format.
-    #[error("version {id} cannot be exported: {reason}")]
+    #[error("version {id} cannot be exported: {source}")]
     Export {
         /// The version.
         id: String,
         /// Why not.
-        reason: String,
+        source: ExportError,
     },
     /// The file of an export cannot be written.
     #[error("cannot write {}: {source}", path.display())]
@@ -153,7 +156,7 @@ pub(crate) enum CliError {
         source: Box<CliError>,
     },
     /// Nobody says where the home directory is.
-    #[error("there is no home directory to put the store in")]
+    #[error("nothing says where to put the store: HOME is not set, and this user has no home directory")]
     NoHome,
     /// The handlers of signals.
     #[error("cannot handle signals: {0}")]
@@ -177,8 +180,8 @@ pub(crate) enum CliError {
         /// The cause.
         source: io::Error,
     },
-    /// The person's answer.
-    #[error("cannot read the answer: {0}")]
+    /// The person's answer, or what was to come through a pipe.
+    #[error("cannot read the standard input: {0}")]
     Stdin(#[source] io::Error),
     /// Standard output.
     #[error("cannot write to standard output: {0}")]
@@ -243,6 +246,12 @@ impl CliError {
                 Some(format!("{first}`{command}` goes on where it stopped"))
             }
             Self::WriteExport { source, .. } => hint::of_io(source),
+            Self::Export { id, source: ExportError::NeverLocked } => {
+                Some(format!("`cvs lock {id}` locks it"))
+            }
+            Self::WorkingDirectory(source) if source.kind() == io::ErrorKind::NotFound => {
+                Some("the directory that the command was given in is gone: go to another one".to_owned())
+            }
             Self::Usage(_)
             | Self::NotInSpec { .. }
             | Self::Export { .. }
@@ -321,10 +330,12 @@ fn of_mounts(error: &MountsError) -> Exit {
             Exit::Busy
         }
         // The daemon has said why, with the code that belongs to it.
-        MountsError::DidNotStart { code: Some(4), .. } => Exit::Busy,
-        MountsError::DidNotStart { code: Some(3), .. } => Exit::Damage,
-        MountsError::DidNotStart { .. }
-        | MountsError::NotMounted { .. }
+        MountsError::DidNotStart { status, .. } => match status.code() {
+            Some(4) => Exit::Busy,
+            Some(3) => Exit::Damage,
+            _ => Exit::Failed,
+        },
+        MountsError::NotMounted { .. }
         | MountsError::OfAnotherStore { .. }
         | MountsError::Io { .. }
         | MountsError::NotADirectory { .. }

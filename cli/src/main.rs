@@ -19,6 +19,7 @@ mod output;
 mod progress;
 mod reference;
 mod runs;
+mod shell;
 mod signals;
 mod table;
 

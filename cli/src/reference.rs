@@ -117,11 +117,58 @@ fn cell(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use clap::error::ErrorKind;
+
     use super::*;
 
     #[test]
     fn the_parser_holds_together() {
         Cli::command().debug_assert();
+    }
+
+    /// The commands in the texts of this crate's files, with `x` for what is filled in.
+    fn told(dir: &Path, commands: &mut Vec<String>) {
+        for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                told(&path, commands);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let lines = text.lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
+            // A text goes on behind a backslash at the end of a line.
+            let text = lines.collect::<Vec<_>>().join("\n").replace("\\\n", "");
+            for (at, _) in text.match_indices("`cvs ") {
+                let Some((command, _)) = text[at + 1..].split_once(['`', '\n']) else { continue };
+                let mut parts = command.split('{');
+                let mut filled = parts.next().unwrap_or_default().to_owned();
+                for part in parts {
+                    filled.push('x');
+                    filled.push_str(part.split_once('}').map_or("", |(_, rest)| rest));
+                }
+                commands.push(filled);
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_that_a_message_tells_is_taken() {
+        let mut commands = Vec::new();
+        told(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut commands);
+        assert!(commands.len() > 40, "{commands:?}");
+        for command in commands {
+            let words = shlex::split(&command).unwrap();
+            match Cli::command().try_get_matches_from(words) {
+                // Many name a command alone.
+                Err(error) if error.kind() != ErrorKind::MissingRequiredArgument => {
+                    panic!("{command}: {error}")
+                }
+                _ => {}
+            }
+        }
     }
 
     #[test]

@@ -60,14 +60,22 @@ impl Settings {
 pub struct GitHttpServer {
     http: HttpServer,
     settings: Settings,
+    key: Arc<Mutex<Option<String>>>,
 }
 
 impl GitHttpServer {
     /// Serves the repositories below `root`.
     pub fn start(root: &Path, wants: Wants) -> Self {
-        let server = GitHttpServer { http: HttpServer::start(), settings: Settings::new(wants) };
-        let (root, settings) = (root.to_owned(), server.settings.clone());
-        server.http.route("/", move |request| http_backend(&root, &settings, request));
+        let server =
+            GitHttpServer { http: HttpServer::start(), settings: Settings::new(wants), key: Arc::default() };
+        let (root, settings, key) = (root.to_owned(), server.settings.clone(), Arc::clone(&server.key));
+        server.http.route("/", move |request| {
+            let key = key.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+            match key.is_none() || request.header("authorization") == key.as_deref() {
+                true => http_backend(&root, &settings, request),
+                false => Response::new(401, "").header("WWW-Authenticate", "Basic realm=\"git\""),
+            }
+        });
         server
     }
 
@@ -89,6 +97,11 @@ impl GitHttpServer {
     /// From the next request on.
     pub fn set_wants(&self, wants: Wants) {
         self.settings.set(wants);
+    }
+
+    /// From the next request on, only requests with this `Authorization` are answered.
+    pub fn close(&self, authorization: &str) {
+        *self.key.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(authorization.to_owned());
     }
 }
 

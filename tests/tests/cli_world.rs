@@ -122,7 +122,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn files_below(root: &Path, dir: &Path, names: &mut Vec<String>) {
+pub(crate) fn files_below(root: &Path, dir: &Path, names: &mut Vec<String>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {

@@ -5,8 +5,15 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cli_world::World;
-use crate::running::LONG;
+use cvs_tests::{Missing, Output, TestEnvironment, available, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::geteuid;
+
+use crate::chance::long;
+use crate::cli_world::{World, damage, files_below};
+use crate::mounted::{daemon, fuse, ingest, is_running, kill_and_wait, mount, mounts_of};
+use crate::ordinary::{Ordinary, open_to_all, program};
+use crate::running::{LONG, Runs, pid};
 
 #[test]
 fn every_command_says_what_is_wrong_and_what_to_do() {
@@ -29,6 +36,27 @@ fn every_command_says_what_is_wrong_and_what_to_do() {
             &["realize", "v", "--remove"],
             "error: there is no realization at $TEST/cvs/realized/v\nhint: `cvs realize VERSION --target DIR` makes one\n",
         ),
+        (
+            &["run-handler", "v"],
+            "error: v has no workflow of its own, and none was named\nhint: name one with --workflow FILE, or as \
+             `workflow` in the spec\n",
+        ),
+        (
+            &["run-handler", "v", "-w", "nowhere"],
+            "error: cannot read nowhere: No such file or directory (os error 2)\n",
+        ),
+        (
+            &["export", "v", "--format", "spec", "-o", "nowhere/x"],
+            "error: cannot write nowhere/x: No such file or directory (os error 2)\n",
+        ),
+        (
+            &["model", "show", "--file", "nowhere"],
+            "error: cannot read nowhere: No such file or directory (os error 2)\n",
+        ),
+        (
+            &["confine", "cvs", "nowhere"],
+            "error: cannot start nowhere: No such file or directory (os error 2)\n",
+        ),
         (&["model", "rm", "v", "x"], "error: version v has no part \"x\"; it has no part of that kind\n"),
         (
             &["fetch", "gs://b/x"],
@@ -50,6 +78,12 @@ fn every_command_says_what_is_wrong_and_what_to_do() {
     }
     let output = world.cvs(&["export", "v", "--format", "extra-model-paths"]).code(2);
     assert!(output.stderr.contains("--at <DIR>"), "{output}");
+    world.write_spec("young", r#"{"schema_version": 2, "version_id": "young", "comfy": {"repo": "o/r"}}"#);
+    let output = world.cvs(&["export", "young", "--format", "manager-snapshot"]).code(1);
+    assert_eq!(
+        output.stderr,
+        "error: version young cannot be exported: it was never locked\nhint: `cvs lock young` locks it\n"
+    );
 
     world.env.write("home/.config/cvs/config.json", "{");
     let output = world.cvs(&["list"]).code(1);
@@ -127,4 +161,290 @@ fn a_model_that_changes_all_the_time_is_told() {
         )
     );
     assert!(!world.spec_file("x").exists());
+}
+
+/// What a shell does before it becomes cvs.
+fn behind(env: &TestEnvironment, script: &str, args: &[&str]) -> Output {
+    env.cvs_behind(&["sh", "-c", &format!("{script}; exec \"$@\""), "sh"], args).output()
+}
+
+#[test]
+fn what_a_process_is_not_given_is_named() {
+    let world = World::new();
+    world.cvs(&["create", "v", "--repo", &world.core("v0.2.0")]).ok();
+    let gone = "mkdir gone && cd gone && rmdir ../gone";
+    for (script, args, stderr) in [
+        (
+            gone,
+            &["node", "add", "v", "./x"][..],
+            "error: cannot tell the working directory: No such file or directory (os error 2)\nhint: the directory that \
+             the command was given in is gone: go to another one\n",
+        ),
+        (
+            "exec </",
+            &["run-handler", "v", "-w", "-"],
+            "error: cannot read the standard input: Is a directory (os error 21)\n",
+        ),
+        (
+            "exec >/dev/full",
+            &["list"],
+            "error: cannot write to standard output: No space left on device (os error 28)\n",
+        ),
+    ] {
+        let output = behind(&world.env, script, args);
+        assert_eq!((output.code(), output.stderr.as_str()), (Some(1), stderr), "{args:?}");
+    }
+}
+
+/// Neither variable nor the list of users names a home directory, as in containers that are given any number as a user.
+#[test]
+fn without_a_home_directory_the_store_must_be_named() {
+    let root = if geteuid().is_root() { Ok(()) } else { Err(Missing("root, to be nobody known".to_owned())) };
+    let Some(()) = available(root.and_then(|()| program("setpriv"))) else { return };
+    let env = TestEnvironment::new();
+    open_to_all(&env);
+    let binary = env.path("cvs-program");
+    fs::copy(env.cvs([""]).into_command().get_program(), &binary).expect("copying cvs");
+    let unknown = Ordinary::in_this_namespace(0x7000_0001);
+    let cvs = |words: &[&str]| {
+        let output = unknown.run(&env, "env", &[&["-u", "HOME", "-u", "CVS_HOME"], words].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(
+        cvs(&["./cvs-program", "list"]),
+        (
+            Some(1),
+            "error: nothing says where to put the store: HOME is not set, and this user has no home directory\n\
+             hint: name a directory with --home DIR or CVS_HOME\n"
+                .to_owned()
+        )
+    );
+    let there = env.path("there");
+    fs::create_dir(&there).expect("making a directory");
+    fs::set_permissions(&there, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .expect("changing a mode");
+    let (code, said) = cvs(&["CVS_HOME=there/cvs", "./cvs-program", "list"]);
+    assert_eq!((code, said.as_str()), (Some(0), "there are no versions; `cvs create` makes one\n"));
+}
+
+/// However few files a process may open, it ends with an error that says so.
+#[test]
+fn too_few_descriptors_are_told() {
+    let world = World::new();
+    world.cvs(&["list"]).ok();
+    let hint = "hint: this process may open no more files: `ulimit -n` tells and sets how many\n";
+    let mut met = Vec::new();
+    for (args, runtime) in [
+        (&["fetch", "http://127.0.0.1:1/x"][..], "starting the network client: "),
+        (&["run-handler", "v", "-w", "http://127.0.0.1:1/x"], "cannot set up the network client: "),
+    ] {
+        for limit in 6..64 {
+            let output = behind(&world.env, &format!("ulimit -n {limit}"), args);
+            let said = output.stderr.as_str();
+            assert!(matches!(output.code(), Some(1 | 127)), "{limit}: {output}");
+            if !said.contains("Too many open files") && output.code() == Some(1) {
+                break;
+            }
+            assert!(output.code() == Some(127) || said.ends_with(hint), "{limit}: {output}");
+            if said == format!("error: {runtime}Too many open files (os error 24)\n{hint}") {
+                met.push(runtime);
+            }
+        }
+    }
+    met.dedup();
+    assert_eq!(met.len(), 2, "{met:?}");
+}
+
+#[test]
+fn a_film_without_a_workflow_is_told_however_long_it_is() {
+    let world = World::new();
+    let film = world.env.path("film.mp4");
+    let head = [&b"\0\0\0\x08ftyp\0\0\0\x01mdat"[..], &(3_u64 << 30).to_be_bytes()].concat();
+    fs::write(&film, head).expect("writing a film");
+    File::options().write(true).open(&film).and_then(|f| f.set_len(4 << 30)).expect("making it long");
+    // It could not be in memory.
+    for args in [&["run-handler", "v", "-w", "film.mp4"][..], &["import", "film.mp4", "--as", "x"]] {
+        let output = behind(&world.env, "ulimit -v 2000000", args);
+        let said = "film.mp4: not a workflow: found a picture or video that holds no workflow; expected ";
+        let said = if args[0] == "import" { &said[..9] } else { said };
+        assert!(output.code() == Some(1) && output.stderr.contains(said), "{output}");
+    }
+    let output = behind(&world.env, "ulimit -v 2000000", &["run-handler", "v", "-w", "/dev/zero"]);
+    assert_eq!(output.stderr, "error: /dev/zero: the workflow has more than 268435456 bytes\n");
+}
+
+/// The lock has no password: what opens a repository is in the spec, or where git finds it.
+#[test]
+fn a_private_repository_is_opened_to_repair_as_it_was_to_create() {
+    let world = World::new();
+    let address = world.git.url(cvs_tests::CORE);
+    let open = address.replacen("http://", "http://person:secret@", 1);
+    world.git.close("Basic cGVyc29uOnNlY3JldA==");
+    let refused = world.cvs(&["create", "w", "--repo", &address]).code(1);
+    let hint = "hint: look at the address; a private repository opens by a user and token in the spec's address, the ssh \
+                agent, ~/.ssh/id_ed25519, id_ecdsa or id_rsa, or a credential helper of git (`git config \
+                credential.helper`)\n";
+    let reason = format!(
+        "{address}: access refused; the repository is private or does not exist, and neither the ssh agent, the default \
+         keys nor a git credential helper opened it (no credentials left to offer)"
+    );
+    assert_eq!(refused.stderr, format!("error: version w: comfy: {reason}\n{hint}"));
+
+    world.cvs(&["create", "v", "--repo", &format!("{open}@v0.2.0")]).ok();
+    let object = || {
+        let mut found = Vec::new();
+        let blobs = world.env.home().join("objects/blob");
+        files_below(&blobs, &blobs, &mut found);
+        let is_main =
+            |path: &std::path::PathBuf| fs::read_to_string(path).is_ok_and(|t| t.contains("quick-test"));
+        found.into_iter().map(|name| blobs.join(name)).find(is_main).expect("a file of the core")
+    };
+    damage(&object());
+    world.cvs(&["fsck", "--repair"]).ok();
+
+    // Whoever has only the lock is told what would open it.
+    world.edit_spec("v", &open, &address);
+    let path = object();
+    damage(&path);
+    let lost = world.cvs(&["fsck", "--repair"]).code(3);
+    assert!(lost.stdout.contains(&format!("  lost\n    core: {reason}\n")), "{lost}");
+    assert_eq!(
+        lost.stderr,
+        format!(
+            "core: not in the store\n{hint}hint: mend the sources that are named, or restore them from a backup, and run it again\n"
+        )
+    );
+    let helper = "[credential]\n\thelper = \"!f() { echo username=person; echo password=secret; }; f\"\n";
+    world.env.write("home/.gitconfig", helper);
+    let whole = world.cvs(&["fsck", "--repair"]).ok();
+    assert!(whole.stdout.contains("  brought back\n") && path.exists(), "{whole}");
+}
+
+#[test]
+fn a_mount_that_does_not_come_up_is_told() {
+    let Some(()) = available(fuse()) else { return };
+    let env = TestEnvironment::new();
+    ingest(&env, "v", &[("file", b"below")]);
+    mount(&env, "v", "first", &[]);
+    let holder = daemon(&env, "v");
+    let refused = env.cvs(["mount", "v", "mnt/second"]).code(4);
+    assert_eq!(
+        env.redact(&refused.stderr),
+        format!(
+            "error: the overlay $TEST/cvs/overlays/v is in use by process {holder}\n\
+             hint: `cvs mounts` shows where; unmount it, or use --read-only, --ephemeral or --overlay DIR\n\
+             error: the mount of v did not come up: its process ended (exit status: 4); its log is \
+             $TEST/cvs/run/log/mount-v.log\n"
+        )
+    );
+}
+
+/// Takes as long as a mount's process is waited for.
+#[test]
+fn a_process_that_outlives_its_mount_is_named() {
+    if !long() {
+        return;
+    }
+    let Some(()) = available(fuse()) else { return };
+    let env = TestEnvironment::new();
+    ingest(&env, "v", &[("file", b"below")]);
+    let dir = mount(&env, "v", "my mount", &[]);
+    let served_by = daemon(&env, "v");
+    kill(served_by, Signal::SIGSTOP).expect("stopping the daemon");
+    let told = env.cvs(["umount", "v"]).code(4);
+    assert_eq!(
+        env.redact(&told.stderr),
+        format!(
+            "error: process {served_by}, which served $TEST/mnt/my mount, has not ended yet\n\
+             hint: `cvs umount --force '$TEST/mnt/my mount'` kills it; its log is in run/log of the home directory\n"
+        )
+    );
+    env.cvs(["umount", "--force"]).arg(&dir).ok();
+    assert!(!is_running(served_by));
+    assert_eq!(mounts_of(&env, "v").len(), 0);
+}
+
+#[test]
+fn what_is_in_the_way_of_a_run_is_named() {
+    let Some(()) = available(fuse()) else { return };
+    let world = World::new();
+    let env = &world.env;
+    world.cvs(&["create", "v", "--repo", &world.core("v0.2.0")]).ok();
+    let run =
+        |flags: &[&str]| env.redact(&world.cvs(&["run-ui", "v", "--port", "0"]).args(flags).fails().stderr);
+    let missing =
+        "hint: install it, or name another one in the spec: `python.version` or `env.COMFY_PYTHON`\n";
+    for (wanted, place) in [("9.9.1", "in PATH"), ("/nowhere/python", "a file")] {
+        let before = fs::read(world.spec_file("v")).expect("reading a spec");
+        world.edit_spec("v", "\"env\": {}", &format!("\"env\": {{\"COMFY_PYTHON\": \"{wanted}\"}}"));
+        let said = format!("error: v asks for the interpreter {wanted:?}, which is not {place}\n{missing}");
+        assert_eq!(run(&[]), said);
+        // The supervisor says it, and who asked hands it on.
+        assert_eq!(run(&["--detach"]), said);
+        fs::write(world.spec_file("v"), before).expect("writing a spec");
+    }
+    let dir = mount(env, "v", "mine", &[]);
+    fs::create_dir_all(dir.join(".venv/bin")).expect("making a directory");
+    std::os::unix::fs::symlink("/nowhere/python3", dir.join(".venv/bin/python")).expect("making a link");
+    assert_eq!(
+        run(&[]),
+        "error: the environment of v is made for an interpreter that is not here: $TEST/mnt/mine/.venv/bin/python leads \
+         to /nowhere/python3\nhint: `cvs lock v --update=python` makes the environment again for this machine; a link \
+         that was written into the version by a run is to be removed where it is mounted\n"
+    );
+    world.edit_spec("v", "v0.2.0", "v0.1.0");
+    assert_eq!(
+        run(&["--quiet"]),
+        "error: v is mounted at $TEST/mnt/mine, and its lock has changed since\nhint: `cvs umount $TEST/mnt/mine` first, \
+         so that the new one is shown\n"
+    );
+}
+
+#[test]
+fn a_run_that_others_see_to_is_named() {
+    let Some(runs) = Runs::new() else { return };
+    runs.create("v", &[]);
+    let hangs = "import time\ntime.sleep(600)\n";
+    let node = runs.world.env.home().join("overlays/v/upper/custom_nodes/added.py");
+    let dir = mount(&runs.world.env, "v", "writing", &[]);
+    fs::write(dir.join("custom_nodes/added.py"), hangs).expect("writing a node");
+    runs.cvs(&["umount", "v"]).ok();
+    let ui = runs.start(&["run-ui", "v", "--port", "0", "--detach"]);
+    let starts = || runs.ps("v").is_some_and(|run| run["state"] == "starting" && run["pid"].is_u64());
+    wait_until(LONG, "ComfyUI is being started", starts);
+    kill_and_wait(pid(&runs.ps("v").expect("it is listed")["supervisor"]), Signal::SIGKILL);
+    let (code, stdout, stderr) = ui.end();
+    assert_eq!(
+        (code, stdout.as_str(), runs.world.env.redact(&stderr).as_str()),
+        (
+            Some(1),
+            "",
+            "error: the process that was to run v ended (signal: 9 (SIGKILL)); its log is \
+             $TEST/cvs/run/log/run-v.log\nhint: `cvs stop v` clears away what it left\n"
+        )
+    );
+    runs.cvs(&["stop", "v"]).ok();
+    runs.assert_nothing_left();
+
+    fs::remove_file(node).expect("removing a node");
+    let mut ui = runs.start(&["run-ui", "v", "--port", "0"]);
+    ui.url();
+    let refused = runs.cvs(&["restart", "v"]).code(4);
+    assert_eq!(
+        refused.stderr,
+        format!(
+            "error: v is run by another command, process {}\nhint: end that, with Ctrl-C or `cvs stop`, and start it \
+             again\n",
+            ui.pid()
+        )
+    );
+    runs.world.edit_spec("v", "v0.2.0", "v0.1.0");
+    runs.world.env.write("w.json", r#"{"1": {"class_type": "A", "inputs": {}}}"#);
+    let refused = runs.cvs(&["run-handler", "v", "-w", "w.json", "--quiet"]).code(4);
+    assert_eq!(
+        refused.stderr,
+        "error: v runs with an older lock\nhint: `cvs restart v` starts it with the new one\n"
+    );
+    ui.signal(Signal::SIGINT);
+    ui.end();
 }

@@ -39,8 +39,12 @@ fn install(world: &World) -> std::path::PathBuf {
 }
 
 fn import(world: &World, root: &Path, id: &str) -> Value {
+    import_with(world, root, id, &[])
+}
+
+fn import_with(world: &World, root: &Path, id: &str, flags: &[&str]) -> Value {
     let root = root.to_str().expect("temporary directories are UTF-8");
-    world.cvs(&["import", root, "--as", id, "--environment", "skip", "--json"]).ok().json()
+    world.cvs(&["import", root, "--as", id, "--environment", "skip", "--json"]).args(flags).ok().json()
 }
 
 pub(crate) fn spec(world: &World, id: &str) -> Value {
@@ -127,7 +131,8 @@ fn files_that_were_found_are_never_replaced_by_their_commit() {
 #[test]
 fn what_others_have_stays_theirs() {
     let world = World::new();
-    let root = install(&world);
+    let root = world.env.path("My ComfyUI");
+    fs::rename(install(&world), &root).expect("renaming an install");
     let install = root.to_str().expect("temporary directories are UTF-8");
     let command =
         ["import", install, "--as", "mine", "--environment", "skip", "--with-outputs", "--move", "--force"];
@@ -145,7 +150,7 @@ fn what_others_have_stays_theirs() {
 
     // The version is there, and what goes on is said.
     assert!(output.stderr.contains("version mine is there, but without all of output"), "{}", output.stderr);
-    let next = format!("`cvs import {install} --as mine --overlay-only --with-outputs` goes on");
+    let next = format!("`cvs import '{install}' --as mine --overlay-only --with-outputs` goes on");
     assert!(output.stderr.contains(&next), "{}", output.stderr);
     assert!(output.stdout.contains("not all of it could be taken"), "{}", output.stdout);
     fs::remove_file(&written).expect("removing what a run wrote");
@@ -171,17 +176,29 @@ fn nothing_is_left_out_in_silence() {
     for link in ["custom_nodes/gone", "models/loras/lost.safetensors", "input"] {
         std::os::unix::fs::symlink("nowhere", root.join(link)).expect("making a link");
     }
-    let report = import(&world, &root, "mine");
+    for pipe in ["api.fifo", "custom_nodes/plain/two.fifo", "custom_nodes/plain/one.fifo", "output/a/x.fifo"]
+    {
+        let path = root.join(pipe);
+        fs::create_dir_all(path.parent().expect("a path in a tree has a parent"))
+            .expect("making a directory");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("making a pipe");
+    }
+    let report = import_with(&world, &root, "mine", &["--with-outputs"]);
     let left: Vec<(String, String)> = report["import"]["left_out"]
         .as_array()
         .expect("what was left out")
         .iter()
         .map(|left| (left["path"].to_string(), left["reason"].as_str().unwrap_or_default().to_owned()))
         .collect();
+    let plain = root.join("custom_nodes/plain").display().to_string();
+    let specials = format!("a socket, pipe or device, the first of 2 in {plain}");
     for (path, reason) in [
         (root.join("custom_nodes/gone"), "a link that leads nowhere"),
         (root.join("models/loras/lost.safetensors"), "a link that leads nowhere"),
         (root.join("input"), "a link that leads nowhere"),
+        (root.join("api.fifo"), "a socket, pipe or device"),
+        (root.join("custom_nodes/plain/one.fifo"), &specials),
+        (root.join("output/a/x.fifo"), "a socket, pipe or device"),
         (
             elsewhere.join("odd.py"),
             "a file of a directory of nodes elsewhere, of which directories are taken",

@@ -238,8 +238,12 @@ pub enum VersionsError {
         node: String,
     },
     /// The version could not be shown to an `install.py`.
-    #[error("cannot show the version to install.py: {reason}")]
+    #[error("version {id}: cannot show it to install.py of node {node}: {reason}")]
     Sandbox {
+        /// The version.
+        id: VersionId,
+        /// The node.
+        node: String,
         /// Why not.
         reason: String,
     },

@@ -10,6 +10,23 @@ use crate::python;
 use crate::source::{hex, public_text, redact};
 use crate::spec::{LockedNode, ModelSource, SpecDocument};
 
+/// Why a version has no place in a format.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// What it resolves to is not known.
+    #[error("it was never locked")]
+    NeverLocked,
+    /// The format names where files are.
+    #[error("extra_model_paths.yaml names where models are: say where the version is mounted or realized")]
+    NoPlace,
+    /// The format is text.
+    #[error("the path of the version is no UTF-8")]
+    NotText,
+    /// The format cannot express it.
+    #[error("{0}")]
+    Yaml(String),
+}
+
 /// What a version is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportFormat {
@@ -36,7 +53,11 @@ pub struct Export {
 ///
 /// # Errors
 /// What the version lacks for it, in words.
-pub fn export(document: &SpecDocument, format: ExportFormat, at: Option<&Path>) -> Result<Export, String> {
+pub fn export(
+    document: &SpecDocument,
+    format: ExportFormat,
+    at: Option<&Path>,
+) -> Result<Export, ExportError> {
     let mut omitted = Vec::new();
     let text = match format {
         ExportFormat::Spec => document.text().to_owned(),
@@ -55,10 +76,8 @@ pub fn export(document: &SpecDocument, format: ExportFormat, at: Option<&Path>) 
             yaml(&lock)?
         }
         ExportFormat::ExtraModelPaths => {
-            let at = at.ok_or(
-                "extra_model_paths.yaml names where models are: say where the version is mounted or realized",
-            )?;
-            let base = at.to_str().ok_or("the path of the version is no UTF-8")?;
+            let at = at.ok_or(ExportError::NoPlace)?;
+            let base = at.to_str().ok_or(ExportError::NotText)?;
             yaml(&json!({ "cvs": folders(document, base, &mut omitted) }))?
         }
     };
@@ -69,13 +88,17 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-fn yaml(value: &Value) -> Result<String, String> {
-    serde_saphyr::to_string(value).map_err(|error| error.to_string())
+fn yaml(value: &Value) -> Result<String, ExportError> {
+    serde_saphyr::to_string(value).map_err(|error| ExportError::Yaml(error.to_string()))
 }
 
-fn snapshot(document: &SpecDocument, packages: bool, omitted: &mut Vec<String>) -> Result<Value, String> {
+fn snapshot(
+    document: &SpecDocument,
+    packages: bool,
+    omitted: &mut Vec<String>,
+) -> Result<Value, ExportError> {
     let spec = document.spec();
-    let lock = spec.lock.as_ref().ok_or("it was never locked")?;
+    let lock = spec.lock.as_ref().ok_or(ExportError::NeverLocked)?;
     if spec.comfy.tree.is_some() {
         omitted.push("core: its changed files; only the commit is named".to_owned());
     }

@@ -53,7 +53,7 @@ pub(crate) fn run(context: &Context, args: &ExportArgs) -> Result<Exit, CliError
     let at = args.at.as_deref().map(std::path::absolute).transpose().map_err(CliError::WorkingDirectory)?;
     let made = export::export(&document, format, at.as_deref());
     let Export { text, omitted } =
-        made.map_err(|reason| CliError::Export { id: args.id.to_string(), reason })?;
+        made.map_err(|source| CliError::Export { id: args.id.to_string(), source })?;
     let output = context.output();
     match &args.output {
         Some(path) => std::fs::write(path, &text)

@@ -8,7 +8,7 @@ use cvs_versions::{Event, RefillStats, RepairOptions, RepairReport, Repaired};
 
 use crate::activity::Activity;
 use crate::context::Context;
-use crate::error::{CliError, Exit};
+use crate::error::{CliError, Exit, hint_of_source};
 use crate::format;
 use crate::progress::Unit;
 
@@ -49,7 +49,12 @@ pub(crate) fn run(context: &Context, args: &FsckArgs) -> Result<Exit, CliError> 
     }
     match repair {
         Some(repair) if repair.is_whole() => Ok(Exit::Ok),
-        Some(_) => {
+        Some(repair) => {
+            let mut hints: Vec<String> = repair.failures.iter().filter_map(hint_of_source).collect();
+            hints.dedup();
+            for hint in hints {
+                output.hint(&hint);
+            }
             output.hint("mend the sources that are named, or restore them from a backup, and run it again");
             Ok(Exit::Damage)
         }
@@ -218,6 +223,7 @@ mod tests {
         let repair = RepairReport {
             objects: vec![object(wrong, lost), object(gone, Repaired::Unneeded)],
             new_bytes: 0,
+            failures: Vec::new(),
         };
         let refill = RefillStats { commits: 1, models: 2, git_blobs: 0 };
         assert_eq!(

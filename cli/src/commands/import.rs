@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::error::{CliError, Exit};
 use crate::format;
 use crate::mounts::{Fill, Filled, MountedSandbox};
+use crate::shell;
 
 /// Changes and files of one part that are named.
 const NAMED: usize = 8;
@@ -269,7 +270,7 @@ impl ImportArgs {
             missing: wanted.iter().map(|source| source.name).collect::<Vec<_>>().join(", "),
             command: format!(
                 "cvs import {} --as {} --overlay-only{}",
-                self.source.display(),
+                shell::word(&self.source),
                 self.id,
                 wanted.iter().map(|source| format!(" {}", flag(source))).collect::<String>()
             ),
@@ -289,7 +290,9 @@ impl ImportArgs {
             return Ok(());
         }
         let workspace = context.workspace()?;
-        let ready = workspace.ensure(&self.id, &LockOptions { offline: true, ..LockOptions::default() })?;
+        let sandbox = MountedSandbox { store: workspace.store().clone() };
+        let options = LockOptions { offline: true, sandbox: Some(&sandbox), ..LockOptions::default() };
+        let ready = workspace.ensure(&self.id, &options)?;
         let overlay = workspace.overlay_dir(&self.id);
         let fill = Fill::open(workspace.store(), ready.view, &overlay, context.cancel())?;
         while let Some(source) = wanted.first() {
@@ -316,6 +319,11 @@ impl ImportArgs {
                 false => format!("it was not asked for ({})", flag(source)),
             };
             report.left_out.push(import::LeftOut { path: source.dir.clone(), reason });
+        }
+        for source in &import.written {
+            if let Some(Filled { special, first_special: Some(first), .. }) = written.get(source.name) {
+                report.leave_out_special(&source.dir, first.clone(), *special);
+            }
         }
         if output.is_json() {
             return output.json(&json!({ "import": report, "created": import.created, "overlay": written }));

@@ -11,6 +11,7 @@ use super::shared::EnsureArgs;
 use crate::context::Context;
 use crate::error::{CliError, Exit};
 use crate::mounts::{self, Daemon, Serve};
+use crate::shell;
 
 /// Show a version as a directory.
 ///
@@ -142,7 +143,7 @@ fn foreground(
 pub(crate) fn called_as_helper(arguments: &[OsString]) -> Option<String> {
     let [_, source, mountpoint, ..] = arguments else { return None };
     source.as_bytes().strip_prefix(b"cvs:")?;
-    let at = Path::new(mountpoint).display();
+    let at = shell::word(Path::new(mountpoint));
     Some(format!("mount(8) cannot do this through cvs; remount with -i, as `mount -i -o remount,ro {at}`"))
 }
 

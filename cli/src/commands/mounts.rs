@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::error::{CliError, Exit};
 use crate::format;
 use crate::mounts::{self, DamagedObject, Figures, Models, MountEntry, MountState, Report};
+use crate::shell;
 use crate::table::{Align, Table};
 
 /// List what is mounted.
@@ -97,7 +98,8 @@ pub(crate) fn run(context: &Context, args: &MountsArgs) -> Result<Exit, CliError
                 }
             }
             Some(Err(error)) => context.output().warning(&format!(
-                "{path}: its process does not answer ({error}); `cvs umount --force {path}` ends it"
+                "{path}: its process does not answer ({error}); `cvs umount --force {}` ends it",
+                shell::word(entry.mountpoint())
             )),
             None => {}
         }

@@ -13,6 +13,7 @@ use crate::activity::Activity;
 use crate::context::Context;
 use crate::error::{CliError, Exit};
 use crate::format;
+use crate::shell;
 use crate::table::{Align, Table};
 
 /// Check whether all of a version is there.
@@ -124,7 +125,7 @@ fn check_target(context: &Context, args: &ValidateArgs, target: &Path) -> Result
         output.hint(&format!(
             "a realize was interrupted: `cvs realize {} --target {}` goes on",
             args.id,
-            report.target.display()
+            shell::word(&report.target)
         ));
     }
     if !report.damaged.is_empty() {

@@ -46,7 +46,7 @@ pub(super) fn hint_of_serve(error: &ServeError) -> Option<String> {
         }
         ServeError::Token { .. } => "`openssl rand -hex 32` makes a good one",
         ServeError::Bind { .. } => "choose another port with --port, or another address with --host",
-        ServeError::Runtime { .. } => return None,
+        ServeError::Runtime { source } => return of_io(source),
     };
     Some(text.to_owned())
 }

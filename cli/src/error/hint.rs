@@ -8,8 +8,10 @@ use cvs_versions::import::ImportError;
 use cvs_versions::python::PythonError;
 use cvs_versions::source::SourceError;
 use cvs_versions::{SourceFailure, SpecError, VersionsError};
+use nix::errno::Errno;
 
 use crate::mounts::MountsError;
+use crate::shell;
 
 pub(super) fn of_versions(error: &VersionsError) -> Option<String> {
     match error {
@@ -27,6 +29,10 @@ pub(super) fn of_versions(error: &VersionsError) -> Option<String> {
         VersionsError::Python { id, source } => of_python(id.as_str(), source),
         VersionsError::Install { .. } => Some(
             "`\"run_install\": false` leaves the script alone; its packages can stand in `python_packages`"
+                .to_owned(),
+        ),
+        VersionsError::NoSandbox { .. } | VersionsError::Sandbox { .. } => Some(
+            "`cvs doctor` says whether this machine can mount; `\"run_install\": false` leaves the script alone"
                 .to_owned(),
         ),
         VersionsError::Unsteady { .. } => Some("run the command again when the editing is done".to_owned()),
@@ -68,6 +74,9 @@ pub(super) fn of_python(id: &str, error: &PythonError) -> Option<String> {
             "look at the address of the index and the network, and run the command again"
         }
         PythonError::Denied { .. } => "look at the credentials for that index",
+        PythonError::BuildPath { .. } => {
+            "the package that it belongs to works in one place only: take another version of it, or leave it out"
+        }
         PythonError::HashMismatch { .. } => {
             return Some(format!(
                 "nothing was stored; `cvs lock {id} --update=python` takes what the index has now"
@@ -78,13 +87,13 @@ pub(super) fn of_python(id: &str, error: &PythonError) -> Option<String> {
     Some(text.to_owned())
 }
 
-pub(super) fn of_source(error: &SourceError) -> Option<String> {
+pub(crate) fn of_source(error: &SourceError) -> Option<String> {
     let text = match error {
         SourceError::Store(error) => return of_store(error),
         SourceError::InSubmodule { source, .. } | SourceError::LfsDownload { source, .. } => {
             return of_source(source);
         }
-        SourceError::Io { source, .. } => return of_io(source),
+        SourceError::Io { source, .. } | SourceError::Runtime { source } => return of_io(source),
         SourceError::Unreachable { .. } | SourceError::Stalled { .. } => {
             "look at the address and the network, and run the command again; with --offline it takes what the store has"
         }
@@ -92,7 +101,8 @@ pub(super) fn of_source(error: &SourceError) -> Option<String> {
             "run the command again: it goes on where it stopped"
         }
         SourceError::RepositoryNotFound { .. } | SourceError::GitAccess { .. } => {
-            "look at the address; a private repository opens by an ssh key or a credential helper of git"
+            "look at the address; a private repository opens by a user and token in the spec's address, the ssh agent, \
+             ~/.ssh/id_ed25519, id_ecdsa or id_rsa, or a credential helper of git (`git config credential.helper`)"
         }
         SourceError::Checksum { .. } | SourceError::Size { .. } => {
             "nothing was stored; correct `checksum` in the spec only if the file is the one that you want"
@@ -130,23 +140,24 @@ pub(super) fn of_source(error: &SourceError) -> Option<String> {
 pub(super) fn of_mounts(error: &MountsError) -> Option<String> {
     match error {
         MountsError::Occupied { path, .. } => {
-            Some(format!("`cvs umount {}` takes it down, or mount elsewhere", path.display()))
+            Some(format!("`cvs umount {}` takes it down, or mount elsewhere", shell::word(path)))
         }
         MountsError::InUse { path, .. } => Some(format!(
             "end what uses it, or `cvs umount --lazy {0}` (out of sight now, gone when it is done) or \
              `cvs umount --force {0}` (its files fail)",
-            path.display()
+            shell::word(path)
         )),
         MountsError::NotEmpty { .. } => {
             Some("name an empty directory, or one that does not exist yet".to_owned())
         }
         MountsError::OfAnotherStore { path, .. } => {
-            Some(format!("`cvs umount {}` clears it", path.display()))
+            Some(format!("`cvs umount {}` clears it", shell::word(path)))
         }
         MountsError::NotMounted { .. } => Some("`cvs mounts` lists what is mounted".to_owned()),
-        MountsError::StillThere { .. } => {
-            Some("its log, under run/log, says what it is doing; `cvs umount --force` kills it".to_owned())
-        }
+        MountsError::StillThere { path, .. } => Some(format!(
+            "`cvs umount --force {}` kills it; its log is in run/log of the home directory",
+            shell::word(path)
+        )),
         MountsError::Io { source, .. } => of_io(source),
         MountsError::DidNotStart { .. } | MountsError::NotADirectory { .. } => None,
     }
@@ -219,14 +230,18 @@ pub(super) fn of_mount(error: &MountError) -> Option<String> {
     }
 }
 
-pub(super) fn of_io(error: &io::Error) -> Option<String> {
+pub(crate) fn of_io(error: &io::Error) -> Option<String> {
     match error.kind() {
         io::ErrorKind::PermissionDenied => Some(
-            "the store belongs to whoever made it: run cvs as that user, or name another --home".to_owned(),
+            "run cvs as a user who may do that; the store belongs to whoever made it, and --home names another"
+                .to_owned(),
         ),
-        io::ErrorKind::ReadOnlyFilesystem => Some("name a writable place with --home DIR".to_owned()),
+        io::ErrorKind::ReadOnlyFilesystem => Some("nothing can be written there: name another place, with --home DIR for the store".to_owned()),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Some("make room; `cvs gc --grace 0` frees what no version needs".to_owned())
+        }
+        _ if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
+            Some("this process may open no more files: `ulimit -n` tells and sets how many".to_owned())
         }
         _ => None,
     }

@@ -21,7 +21,7 @@ pub(crate) use progress::Follower;
 pub(crate) use record::{InputRecord, OutputRecord, RunRecord, Status, random, seconds};
 pub(crate) use workflow::{Source, prepare};
 
-use crate::error::Exit;
+use crate::error::{Exit, hint_of_io};
 
 /// Why a workflow brought nothing.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +150,10 @@ impl JobsError {
                  AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS"
                     .to_owned()
             }
+            Self::Fetch(FetchError::Runtime { source })
+            | Self::Bucket(BucketError::Runtime { source })
+            | Self::Client(ClientError::Runtime { source })
+            | Self::Io { source, .. } => return hint_of_io(source),
             _ => return None,
         })
     }

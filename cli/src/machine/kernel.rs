@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::{Finding, find_program};
+use crate::shell;
 
 const DEVICE: &str = "/dev/fuse";
 /// Bit 21 of the capability sets, from linux/capability.h.
@@ -80,7 +81,7 @@ pub(super) fn may_mount() -> Finding {
         Ok(_) => Finding::broken(
             NAME,
             format!("{} is not setuid root", helper.display()),
-            format!("`chmod u+s {}` as root mends it", helper.display()),
+            format!("`chmod u+s {}` as root mends it", shell::word(&helper)),
         ),
         Err(error) => {
             Finding::broken(NAME, format!("{} cannot be used: {error}", helper.display()), install.to_owned())

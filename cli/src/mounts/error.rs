@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 
 /// Why a mount cannot be made, found or taken down.
 #[derive(Debug, thiserror::Error)]
@@ -59,14 +60,14 @@ pub(crate) enum MountsError {
         users: String,
     },
     /// The daemon ended before the mount was usable. What it said has been shown.
-    #[error("the mount of {version} did not come up; its log is {}", log.display())]
+    #[error("the mount of {version} did not come up: its process ended ({status}); its log is {}", log.display())]
     DidNotStart {
         /// The version.
         version: String,
         /// Its log.
         log: PathBuf,
-        /// Its exit code, if it has one.
-        code: Option<i32>,
+        /// How it ended.
+        status: ExitStatus,
     },
     /// The mount is gone, but its daemon still works.
     #[error("process {pid}, which served {}, has not ended yet", path.display())]

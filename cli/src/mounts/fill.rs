@@ -20,7 +20,7 @@ const BUFFER: usize = 1 << 20;
 const PARTIAL: &[u8] = b".cvs-import.part";
 
 /// What was put in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Filled {
     /// Files and symlinks.
     pub(crate) files: u64,
@@ -28,6 +28,11 @@ pub(crate) struct Filled {
     pub(crate) bytes: u64,
     /// Files that the view has with the same content.
     pub(crate) same: u64,
+    /// Sockets, pipes and devices, which are left out, and the first of them.
+    #[serde(skip)]
+    pub(crate) special: usize,
+    #[serde(skip)]
+    pub(crate) first_special: Option<PathBuf>,
 }
 
 /// The overlay of a version, open for being filled.
@@ -89,8 +94,11 @@ impl<'a> Fill<'a> {
                 filled.files += 1;
             } else if kind.is_file() {
                 self.file(&path, &metadata, to, name.as_bytes(), filled)?;
+            } else {
+                // A socket or pipe belongs to a process that has it open.
+                filled.special += 1;
+                filled.first_special.get_or_insert(path);
             }
-            // A socket or pipe belongs to a process that has it open.
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ impl Sandbox for MountedSandbox {
         view: View,
         scratch: &Path,
         work: &mut dyn FnMut(&Path) -> Result<(), VersionsError>,
-    ) -> Result<Vec<RelPath>, VersionsError> {
+    ) -> Result<Result<Vec<RelPath>, VersionsError>, String> {
         let (overlay, root) = (scratch.join("overlay"), scratch.join("root"));
         for directory in [&overlay, &root] {
             fs::create_dir_all(directory).map_err(failed)?;
@@ -52,15 +52,17 @@ impl Sandbox for MountedSandbox {
         drop(guard);
         match daemon.join() {
             Ok(served) => served.map_err(failed)?,
-            Err(_) => return Err(failed("the mount broke down")),
+            Err(_) => return Err("the mount broke down".to_owned()),
         }
-        done?;
-        written(&overlay.join("upper")).map_err(failed)
+        match done {
+            Ok(()) => written(&overlay.join("upper")).map(Ok).map_err(failed),
+            Err(error) => Ok(Err(error)),
+        }
     }
 }
 
-fn failed(error: impl std::fmt::Display) -> VersionsError {
-    VersionsError::Sandbox { reason: error.to_string() }
+fn failed(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 struct Unmount(PathBuf);

@@ -85,7 +85,7 @@ pub(crate) fn launch(arguments: Vec<OsString>, log: &Path, label: &str) -> Resul
         return Ok(());
     }
     // The pipe ended without the word: so did the daemon.
-    let code = child.wait().ok().and_then(|status| status.code());
+    let status = child.wait().map_err(MountsError::io("wait for", &program))?;
     logs::show_since(log, begin);
-    Err(MountsError::DidNotStart { version: label.to_owned(), log: log.to_owned(), code })
+    Err(MountsError::DidNotStart { version: label.to_owned(), log: log.to_owned(), status })
 }

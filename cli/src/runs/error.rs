@@ -3,7 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::error::Exit;
+use crate::error::{Exit, hint_of_io};
+use crate::shell;
 
 /// Why a version cannot be run, or a run not be found or ended.
 #[derive(Debug, thiserror::Error)]
@@ -69,12 +70,18 @@ pub(crate) enum RunsError {
         place: &'static str,
     },
     /// The environment's interpreter does not exist on this machine.
-    #[error("the environment of {version} is made for an interpreter that is not here: {}", path.display())]
+    #[error(
+        "the environment of {version} is made for an interpreter that is not here: {} leads to {}",
+        path.display(),
+        target.display()
+    )]
     InterpreterGone {
         /// The version.
         version: String,
         /// The link that leads nowhere.
         path: PathBuf,
+        /// Where it leads to.
+        target: PathBuf,
     },
     /// The supervisor could not start it, and said why.
     #[error("{message}")]
@@ -146,7 +153,7 @@ impl RunsError {
                 "`cvs stop {version}` ends it; `cvs clone {version} NEW` makes a version that runs beside it"
             ),
             Self::OldMount { mountpoint, .. } => {
-                format!("`cvs umount {}` first, so that the new one is shown", mountpoint.display())
+                format!("`cvs umount {}` first, so that the new one is shown", shell::word(mountpoint))
             }
             Self::OldRun { version } => format!("`cvs restart {version}` starts it with the new one"),
             Self::NotRunning { .. } => "`cvs ps` shows what runs".to_owned(),
@@ -161,12 +168,16 @@ impl RunsError {
                     .to_owned()
             }
             Self::InterpreterGone { version, .. } => {
-                format!("`cvs lock {version} --update-all` makes the environment again for this machine")
+                format!(
+                    "`cvs lock {version} --update=python` makes the environment again for this machine; a link that was \
+                     written into the version by a run is to be removed where it is mounted"
+                )
             }
             Self::Supervisor { hint, .. } => return hint.clone(),
             Self::StillThere { pid, .. } => format!("`kill -9 {pid}` ends it; `cvs stop` clears up then"),
             Self::Foreground { .. } => "end that, with Ctrl-C or `cvs stop`, and start it again".to_owned(),
-            Self::Io { .. } | Self::SupervisorEnded { .. } => return None,
+            Self::SupervisorEnded { version, .. } => format!("`cvs stop {version}` clears away what it left"),
+            Self::Io { source, .. } => return hint_of_io(source),
         })
     }
 }

@@ -13,7 +13,10 @@ pub(crate) fn interpreter(root: &Path, spec: &Spec) -> Result<PathBuf, RunsError
     let own = root.join(".venv/bin/python");
     match (own.symlink_metadata().is_ok(), own.exists()) {
         (true, true) => return Ok(own),
-        (true, false) => return Err(RunsError::InterpreterGone { version: version(), path: own }),
+        (true, false) => {
+            let target = own.read_link().unwrap_or_default();
+            return Err(RunsError::InterpreterGone { version: version(), path: own, target });
+        }
         (false, _) => {}
     }
     let from_env = || std::env::var("COMFY_PYTHON").ok().filter(|text| !text.is_empty());

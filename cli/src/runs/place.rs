@@ -210,7 +210,7 @@ fn must_be_confined(context: &Context) -> bool {
     if !confine::is_possible() {
         context.output().warning(
             "this kernel cannot keep programs from writing into models through their links; \
-             `cvs realize --copy-models` makes copies, `cvs validate --target` tells what was written to",
+             `cvs realize --copy-models` makes copies, `cvs validate VERSION --target DIR` tells what was written to",
         );
         return false;
     }

@@ -1,6 +1,6 @@
 //! What an import did, for people and programs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -42,6 +42,15 @@ pub struct LeftOut {
 }
 
 impl ImportReport {
+    /// Tells of the sockets, pipes and devices below `dir`, of which there are `count`. No version has such.
+    pub fn leave_out_special(&mut self, dir: &Path, first: PathBuf, count: usize) {
+        let more = match count {
+            0 | 1 => String::new(),
+            _ => format!(", the first of {count} in {}", dir.display()),
+        };
+        self.leave_out(first, format!("a socket, pipe or device{more}"));
+    }
+
     pub(crate) fn leave_out(&mut self, path: impl Into<PathBuf>, reason: impl Into<String>) {
         self.left_out.push(LeftOut { path: path.into(), reason: reason.into() });
     }

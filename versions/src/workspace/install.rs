@@ -36,13 +36,13 @@ pub trait Sandbox: Sync {
     /// of the files that were written, sorted.
     ///
     /// # Errors
-    /// Those of `work`, and [`VersionsError::Sandbox`] when the view cannot be shown.
+    /// Why the view cannot be shown; else, within, those of `work`.
     fn run(
         &self,
         view: View,
         scratch: &Path,
         work: &mut dyn FnMut(&Path) -> Result<(), VersionsError>,
-    ) -> Result<Vec<RelPath>, VersionsError>;
+    ) -> Result<Result<Vec<RelPath>, VersionsError>, String>;
 }
 
 impl Workspace {
@@ -121,7 +121,12 @@ impl Workspace {
             };
             manifest = Some(transaction.put_tree(&directory, &tree).map_err(&failed)?.0);
             Ok(())
-        })?;
+        });
+        let written = written.map_err(|reason| VersionsError::Sandbox {
+            id: id.clone(),
+            node: node.name.clone(),
+            reason,
+        })??;
         let outside: Vec<RelPath> = written
             .into_iter()
             .filter(|path| !path.starts_with(&node.path) && !path.names().any(|name| name == b"__pycache__"))

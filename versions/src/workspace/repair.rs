@@ -15,8 +15,10 @@ use super::lock::remove_sources;
 use super::options::LockOptions;
 use super::{Workspace, jobs, store_error};
 use crate::error::{SpecError, VersionsError};
-use crate::source::{NetworkLimits, SourceError};
-use crate::spec::{Lock, LockedModel, LockedRepo, ModelSource, ModelSpec, Part, VersionId};
+use crate::source::{NetworkLimits, SourceError, public_text};
+use crate::spec::{
+    Lock, LockedModel, LockedRepo, ModelSource, ModelSpec, Part, Spec, SpecDocument, VersionId,
+};
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
@@ -40,12 +42,16 @@ impl Default for RepairOptions<'_> {
 }
 
 /// What became of every damaged object.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct RepairReport {
     /// In the order of the check's report.
     pub objects: Vec<RepairedObject>,
     /// Bytes that were stored anew.
     pub new_bytes: u64,
+    /// Why sources did not bring what was asked of them, for whoever can tell what to do about it. The reasons of what is
+    /// lost have the same in words.
+    #[serde(skip)]
+    pub failures: Vec<SourceError>,
 }
 
 impl RepairReport {
@@ -96,9 +102,10 @@ impl Workspace {
         let mut failures: BTreeMap<&String, Vec<String>> = BTreeMap::new();
         for name in hurt {
             match VersionId::new(name.as_str()).map_err(VersionsError::from).and_then(|id| {
-                let (bytes, failed) = self.bring_back(&id, options)?;
+                let Brought { bytes, reasons, failures } = self.bring_back(&id, options)?;
                 outcome.new_bytes += bytes;
-                Ok(failed)
+                outcome.failures.extend(failures);
+                Ok(reasons)
             }) {
                 Ok(failed) => drop(failures.insert(name, failed)),
                 Err(VersionsError::Cancelled) => return Err(VersionsError::Cancelled),
@@ -138,19 +145,18 @@ impl Workspace {
         Ok(outcome)
     }
 
-    /// Brings what the lock of a version pins and the store lacks; the bytes stored, and what failed.
-    fn bring_back(
-        &self,
-        id: &VersionId,
-        options: &RepairOptions<'_>,
-    ) -> Result<(u64, Vec<String>), VersionsError> {
-        // Only the lock counts, so that a spec with a mistake elsewhere is repaired too.
+    /// Brings what the lock of a version pins and the store lacks.
+    fn bring_back(&self, id: &VersionId, options: &RepairOptions<'_>) -> Result<Brought, VersionsError> {
+        // Only the lock counts, so that a spec with a mistake elsewhere is repaired too. What opens a source stands in the
+        // spec alone.
         let root = self.versions().roots()?.into_iter().find(|root| root.id == *id).ok_or_else(|| {
             SpecError::Unknown { id: id.to_string(), dir: self.versions().path().to_owned() }
         })?;
-        let Some(lock) = root.lock else { return Ok((0, Vec::new())) };
+        let Some(lock) = root.lock else { return Ok(Brought::default()) };
+        let document = self.read(id).ok();
+        let spec = document.as_ref().map(SpecDocument::spec);
         let transaction = self.store.begin(&format!("repair {id}"))?;
-        let failures = jobs::with_stop(
+        let (mut reasons, failures) = jobs::with_stop(
             options.cancel,
             || (options.events)(Event::Stopping),
             |stop| {
@@ -163,14 +169,13 @@ impl Workspace {
                     offline: options.offline,
                     intake: Intake::Copy,
                 };
-                fetch_pinned(&fetcher, &lock)
+                fetch_pinned(&fetcher, &lock, spec)
             },
         );
         if options.cancel.load(Ordering::Relaxed) {
             return Err(VersionsError::Cancelled);
         }
         let commit = || transaction.commit().map_err(store_error(id, "store what was brought back"));
-        let mut failures = failures;
         let mut bytes = commit()?.new_bytes;
         remove_sources(&transaction, options.events);
         // It is made of what was just brought back.
@@ -182,13 +187,24 @@ impl Workspace {
             ..LockOptions::default()
         };
         match self.remake_environment(id, &lock, &transaction, &lock_options) {
-            Ok(wrong) => failures.extend(wrong),
+            Ok(wrong) => reasons.extend(wrong),
             Err(VersionsError::Cancelled) => return Err(VersionsError::Cancelled),
-            Err(error) => failures.push(error.to_string()),
+            Err(error) => reasons.push(error.to_string()),
         }
         bytes += commit()?.new_bytes;
-        Ok((bytes, failures))
+        Ok(Brought { bytes, reasons, failures })
     }
+}
+
+/// What became of one version.
+#[derive(Default)]
+struct Brought {
+    /// Bytes that were stored.
+    bytes: u64,
+    /// What failed, in words.
+    reasons: Vec<String>,
+    /// What of it sources did.
+    failures: Vec<SourceError>,
 }
 
 enum Pinned<'a> {
@@ -196,7 +212,8 @@ enum Pinned<'a> {
     Model(&'a LockedModel),
 }
 
-fn fetch_pinned(fetcher: &Fetcher<'_>, lock: &Lock) -> Vec<String> {
+/// Brings what `lock` pins; what failed, in words and as it was.
+fn fetch_pinned(fetcher: &Fetcher<'_>, lock: &Lock, spec: Option<&Spec>) -> (Vec<String>, Vec<SourceError>) {
     let repo = |part, locked: &'_ LockedRepo| locked.manifest.map(|id| (part, id));
     let core = repo(Part::Comfy, &lock.comfy).map(|(part, id)| Pinned::Repo(part, &lock.comfy, id));
     let nodes = lock.custom_nodes.iter().filter_map(|node| {
@@ -206,24 +223,28 @@ fn fetch_pinned(fetcher: &Fetcher<'_>, lock: &Lock) -> Vec<String> {
     let models = lock.models.iter().map(Pinned::Model);
     let items: Vec<Pinned<'_>> = core.into_iter().chain(nodes).chain(models).collect();
     let results = jobs::run(&items, REPOSITORIES, |item| match item {
-        Pinned::Repo(part, locked, manifest) => {
-            fetch_repo(fetcher, part, locked, manifest).map_err(|error| format!("{part}: {error}"))
-        }
-        Pinned::Model(locked) => {
-            fetch_model(fetcher, locked).map_err(|error| format!("model {}: {error}", locked.path))
-        }
+        Pinned::Repo(part, locked, manifest) => fetch_repo(fetcher, part, locked, manifest, spec),
+        Pinned::Model(locked) => fetch_model(fetcher, locked, spec),
     });
-    let mut failures: Vec<String> = results.into_iter().filter_map(Result::err).collect();
+    let (mut reasons, mut failures) = (Vec::new(), Vec::new());
+    for (item, result) in items.iter().zip(results) {
+        let Err(error) = result else { continue };
+        reasons.push(match item {
+            Pinned::Repo(part, ..) => format!("{part}: {error}"),
+            Pinned::Model(locked) => format!("model {}: {error}", locked.path),
+        });
+        failures.push(error);
+    }
     if let Some(wanted) = lock.models_manifest {
         match models_manifest(fetcher.transaction, &lock.models) {
             Ok(made) if made == wanted => {}
-            Ok(made) => failures.push(format!("models: the lock lists them as {made}, and names {wanted}")),
+            Ok(made) => reasons.push(format!("models: the lock lists them as {made}, and names {wanted}")),
             // Without its blobs there can be no list; each of them was told above.
-            Err(_) if !failures.is_empty() => {}
-            Err(error) => failures.push(format!("models: {error}")),
+            Err(_) if !reasons.is_empty() => {}
+            Err(error) => reasons.push(format!("models: {error}")),
         }
     }
-    failures
+    (reasons, failures)
 }
 
 fn fetch_repo(
@@ -231,11 +252,16 @@ fn fetch_repo(
     part: &Part,
     locked: &LockedRepo,
     wanted: &ManifestId,
+    spec: Option<&Spec>,
 ) -> Result<(), SourceError> {
     if fetcher.transaction.has_manifest(wanted)? {
         return Ok(());
     }
-    let brought = fetcher.bring_repo(part, &Why::NotInStore, locked, None, locked.requested.as_deref())?;
+    let repos = spec.into_iter().flat_map(|spec| {
+        std::iter::once(&spec.comfy.repo).chain(spec.custom_nodes.iter().map(|node| &node.repo))
+    });
+    let written = repos.into_iter().find(|repo| repo.public() == locked.repo.as_str());
+    let brought = fetcher.bring_repo(part, &Why::NotInStore, locked, written, locked.requested.as_deref())?;
     let Some(found) = brought.manifest.filter(|found| found != wanted) else { return Ok(()) };
     let what = if locked.commit.is_some() { "commit" } else { "version" };
     Err(SourceError::Checksum {
@@ -246,18 +272,21 @@ fn fetch_repo(
     })
 }
 
-fn fetch_model(fetcher: &Fetcher<'_>, locked: &LockedModel) -> Result<(), SourceError> {
+fn fetch_model(fetcher: &Fetcher<'_>, locked: &LockedModel, spec: Option<&Spec>) -> Result<(), SourceError> {
     if fetcher.transaction.has_blob(&locked.blake3)? == Some(locked.size) {
         return Ok(());
     }
-    let source = ModelSource::parse(&locked.source).map_err(|_| SourceError::Address {
+    let written = spec.into_iter().flat_map(|spec| &spec.models).flat_map(ModelSpec::sources);
+    let text = written.map(|(text, _)| text).find(|text| public_text(text) == locked.source);
+    let text = text.unwrap_or(&locked.source);
+    let source = ModelSource::parse(text).map_err(|_| SourceError::Address {
         url: locked.path.to_string(),
         reason: "the lock names a source that cannot be read",
     })?;
     let model = ModelSpec {
         place: String::new(),
         name: None,
-        source_text: locked.source.clone(),
+        source_text: text.to_owned(),
         source,
         mirrors: Vec::new(),
         path: locked.path.clone(),

@@ -320,7 +320,10 @@ impl Importer<'_> {
                 || (home.is_some() && fs::canonicalize(&place).ok() == home)
         };
         let options = self.source_options();
-        let tree = repos::read_tree(self.transaction, root, &exclude, &options)?;
+        let (tree, special) = repos::read_tree(self.transaction, root, &exclude, &options)?;
+        if let Some(first) = special.first() {
+            self.report.leave_out_special(root, root.join(first.as_path()), special.len());
+        }
         for entry in list(root)? {
             let name = entry.file_name();
             let Ok(path) = RelPath::new(name.as_encoded_bytes()) else { continue };

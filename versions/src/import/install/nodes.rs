@@ -96,7 +96,11 @@ impl Importer<'_> {
         })?;
         let exclude = |path: &RelPath| left_out_of_trees(path) || models.contains(path);
         let options = self.source_options();
-        node.found.tree = Some(repos::read_tree(self.transaction, dir, &exclude, &options)?);
+        let (tree, special) = repos::read_tree(self.transaction, dir, &exclude, &options)?;
+        if let Some(first) = special.first() {
+            self.report.leave_out_special(dir, dir.join(first.as_path()), special.len());
+        }
+        node.found.tree = Some(tree);
         node.models = files;
         Ok(())
     }

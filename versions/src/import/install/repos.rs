@@ -135,18 +135,19 @@ fn options_cancelled(options: &SourceOptions<'_>) -> Result<(), ImportError> {
     }
 }
 
-/// Takes the files of `dir` as they are. A directory that changes meanwhile is read once more.
+/// Takes the files of `dir` as they are; also, which sockets, pipes and devices there are besides. A directory that
+/// changes meanwhile is read once more.
 pub(super) fn read_tree(
     transaction: &Transaction,
     dir: &Path,
     exclude: &(dyn Fn(&RelPath) -> bool + Sync),
     options: &SourceOptions<'_>,
-) -> Result<ManifestId, ImportError> {
+) -> Result<(ManifestId, Vec<RelPath>), ImportError> {
     let tree = TreeOptions { intake: Intake::Copy, exclude, progress: &|_| {}, cancel: options.cancel };
     let mut changed = dir.to_owned();
     for _ in 0..2 {
         let before = stamps(dir, exclude)?;
-        let (manifest, _) = transaction.put_tree(dir, &tree).map_err(ImportError::store)?;
+        let (manifest, stats) = transaction.put_tree(dir, &tree).map_err(ImportError::store)?;
         let after = stamps(dir, exclude)?;
         let different =
             |(path, stamp): (&RelPath, &Stamp)| (after.get(path) != Some(stamp)).then(|| path.clone());
@@ -155,7 +156,7 @@ pub(super) fn read_tree(
             .find_map(different)
             .or_else(|| after.keys().find(|path| !before.contains_key(*path)).cloned());
         match other {
-            None => return Ok(manifest),
+            None => return Ok((manifest, stats.skipped)),
             Some(path) => changed = dir.join(path.as_path()),
         }
     }
