@@ -2,10 +2,16 @@
 //!
 //! A program that starts reads thousands of small objects one after another, each where the disk happens to have it, and
 //! waits for every one. What it will read is known after the first time: the objects that were opened in the first
-//! minutes of a mount are remembered in the index under the mount's name, and the next mount of that name asks the kernel
-//! for them at once, several at a time. It changes nothing but how soon they are in memory.
+//! minutes of a mount are remembered under the mount's name, and the next mount of that name asks the kernel for them at
+//! once, several at a time. It changes nothing but how soon they are in memory.
+//!
+//! They are remembered in a file of their own for each name, in `run/opened/`, and not in the index: SQLite maps a file
+//! there, and somebody who cuts it short would end the process that serves the mount.
 
 use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -23,6 +29,8 @@ const FEW: usize = 64;
 const OF_EACH: u64 = 64 << 20;
 /// Asked for in all: more could drive out what is needed first.
 const IN_ALL: u64 = 3 << 30;
+/// Names remembered; whoever was mounted longest ago is forgotten.
+const NAMES: usize = 64;
 /// Objects asked for at once. They wait for the disk, not for a processor.
 const THREADS: usize = 4;
 
@@ -65,17 +73,37 @@ impl Trace {
             text.push_str(&id.to_string());
             text.push('\n');
         }
-        store.index().put_fact(&key(name), &text);
+        if let Err(error) = write(&file_of(store, name), &text) {
+            tracing::debug!(%error, "what was read at the beginning is not remembered");
+        }
     }
 }
 
-fn key(name: &str) -> String {
-    format!("read at the beginning:{name}")
+/// Where the list of a mount lies, whatever its name holds.
+fn file_of(store: &Store, name: &str) -> PathBuf {
+    store.home().join("run/opened").join(BlobId::of(name.as_bytes()).to_hex())
+}
+
+/// Replaces a list as a whole. It need not outlive a power loss: lines that make no sense are left out.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(path);
+    fs::create_dir_all(directory)?;
+    let making = path.with_extension(std::process::id().to_string());
+    fs::write(&making, text).and_then(|()| fs::rename(&making, path)).inspect_err(|_| {
+        let _ = fs::remove_file(&making);
+    })?;
+    let mut lists = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        lists.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    lists.sort();
+    lists.iter().rev().skip(NAMES).try_for_each(|(_, path)| fs::remove_file(path))
 }
 
 fn remembered(store: &Store, name: &str) -> Vec<BlobId> {
-    let text = store.index().fact(&key(name)).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
+    let text = fs::read_to_string(file_of(store, name)).unwrap_or_default();
+    text.lines().take(REMEMBERED).filter_map(|line| line.parse().ok()).collect()
 }
 
 /// Asks for what the mount `name` read the last time, until `stop` is set. Returns when all of it was asked for.
@@ -131,5 +159,26 @@ mod tests {
 
         // None of them is there; that is nobody's problem.
         read_ahead(&store, "v", &AtomicBool::new(false));
+    }
+
+    #[test]
+    fn lists_that_are_damaged_or_too_many_are_no_trouble() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let trace = |name: &str| {
+            let trace = Trace::new();
+            (0..200u32).for_each(|n| trace.note(BlobId::of(&n.to_le_bytes())));
+            trace.remember(&store, name);
+        };
+        trace("../v");
+        let path = file_of(&store, "../v");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, &text[..300]).unwrap();
+        assert_eq!(remembered(&store, "../v").len(), 4);
+        fs::write(&path, [0xff; 300]).unwrap();
+        assert_eq!(remembered(&store, "../v"), []);
+        (0..2 * NAMES).for_each(|n| trace(&n.to_string()));
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), NAMES);
+        assert_eq!(remembered(&store, &(2 * NAMES - 1).to_string()).len(), 200);
     }
 }

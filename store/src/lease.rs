@@ -196,10 +196,17 @@ fn remove(directory: &Path) {
     };
 }
 
-/// Keeps what the lease of a dead mount says, and nothing that it claims.
+/// Keeps what the lease of a dead mount says, and nothing else that its directory holds.
 fn bury(directory: &Path) {
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
-    let _ = fs::remove_file(directory.join("claims"));
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let _ = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            true => fs::remove_dir_all(path),
+            false if entry.file_name() == "lease" => Ok(()),
+            false => fs::remove_file(path),
+        };
+    }
     let _ = fs::rename(directory, directory.with_file_name(format!("{DEAD}{name}")));
 }
 
@@ -340,6 +347,7 @@ mod tests {
         let directory = parent.join(name);
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("claims"), [b'b'; 40]).unwrap();
+        fs::create_dir(directory.join("upper")).unwrap();
         let info = lease.info();
         let info = LeaseInfo { start_time: info.start_time + 1, boot_id: boot_id.to_owned(), ..info.clone() };
         fs::write(directory.join("lease"), serde_json::to_vec(&info).unwrap()).unwrap();
@@ -369,7 +377,8 @@ mod tests {
             let dead = dead_mounts(dir.path()).unwrap();
             assert_eq!(dead.len(), 1, "{dead:?}");
             assert_eq!((dead[0].label.as_str(), &dead[0].info), ("wan", &what));
-            assert!(!now.exists() && !dead[0].directory.join("claims").exists());
+            assert!(!now.exists());
+            assert_eq!(fs::read_dir(&dead[0].directory).unwrap().count(), 1, "the lease alone");
         }
         // Only what is dead is forgotten, and so it is when the machine has been started since.
         forget(lease.info());

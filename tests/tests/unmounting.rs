@@ -280,14 +280,15 @@ fn somebody_elses_umount_ends_the_daemon_too() {
 #[test]
 fn one_of_another_store_goes_by_its_path() {
     let Some(env) = with_version() else { return };
-    let dir = mount(&env, "v", "v", &[]);
-    let served_by = daemon(&env, "v");
-    let other = env.path("other");
-    let refused = env.cvs(["umount", "v"]).env("CVS_HOME", &other).code(1);
-    assert!(refused.stderr.contains("v is neither a mountpoint of cvs nor"), "{refused}");
-    assert_eq!(env.cvs(["mounts", "--json"]).env("CVS_HOME", &other).ok().json(), json!([]));
-    let done = env.cvs(["umount"]).arg(&dir).env("CVS_HOME", &other).ok();
-    assert_eq!(done.stderr, format!("v is unmounted from {}\n", dir.display()));
+    // A name that no other test mounts: their dead mounts are told to everybody.
+    ingest(&env, "of-one-store", &[("file", b"below")]);
+    let dir = mount(&env, "of-one-store", "v", &[]);
+    let served_by = daemon(&env, "of-one-store");
+    let refused = env.cvs(["--home", "other", "umount", "of-one-store"]).code(1);
+    assert!(refused.stderr.contains("of-one-store is neither a mountpoint of cvs nor"), "{refused}");
+    assert!(listed_mounts(&env, &["--home", "other", "mounts", "--json"], "of-one-store").is_empty());
+    let done = env.cvs(["--home", "other", "umount"]).arg(&dir).ok();
+    assert_eq!(done.stderr, format!("of-one-store is unmounted from {}\n", dir.display()));
     wait_gone(served_by);
 }
 

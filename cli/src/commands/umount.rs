@@ -34,12 +34,14 @@ pub(crate) struct UmountArgs {
 
 pub(crate) fn run(context: &Context, args: &UmountArgs) -> Result<Exit, CliError> {
     let how = mounts::how(args.force, args.lazy);
-    for entry in mounts::find(context.store()?, &args.target)? {
+    let store = context.store()?;
+    for entry in mounts::find(store, &args.target)? {
         let path = entry.mountpoint().display().to_string();
         let mut waiting =
             |users: &str| context.output().note(&format!("{path} is in use by {users}; waiting"));
         mounts::take_down(&entry, how, args.wait, context.cancel(), &mut waiting)?;
         context.output().note(&format!("{} is unmounted from {path}", entry.version));
     }
+    mounts::forget_gone(store)?;
     Ok(Exit::Ok)
 }

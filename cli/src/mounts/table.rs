@@ -233,6 +233,11 @@ fn survey(store: &Store) -> Result<(Vec<MountEntry>, Vec<MountEntry>), CliError>
     Ok((entries, others.collect()))
 }
 
+/// Forgets the dead mounts of this store that are no longer there, which looking at them all does.
+pub(crate) fn forget_gone(store: &Store) -> Result<(), CliError> {
+    survey(store).map(drop)
+}
+
 /// What can be known of a mount from the kernel alone.
 fn without_lease(line: mountinfo::Line, state: MountState) -> MountEntry {
     let version = line.source.strip_prefix(SOURCE).unwrap_or(&line.source).to_owned();
