@@ -33,6 +33,9 @@ pub use error::{PythonError, Side};
 pub use event::{PythonEvent, PythonOptions};
 pub use interpreter::{Interpreter, find_interpreter};
 pub use lock::{LockedPackage, packages};
+#[doc(hidden)]
+pub use requirements::gather;
+pub(crate) use requirements::unfit;
 pub use requirements::{Requirements, Role, requirements_of};
 pub use resolve::{ResolveRequest, resolve};
 pub use uv::{MINIMUM, Uv};

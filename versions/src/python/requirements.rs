@@ -1,7 +1,7 @@
 //! Lists of requirements as core, nodes and the spec have them, with the files that they name.
 
-use std::collections::BTreeMap;
-use std::io::Read;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 
 use cvs_store::{EntryKind, Manifest, RelPath, Transaction};
 
@@ -10,7 +10,7 @@ use super::text;
 
 /// The file that a source tree lists its requirements in.
 const ENTRY: &str = "requirements.txt";
-/// Lists are small; what is larger is no list.
+/// Lists are small; what is larger is no list, nor are several that are larger together.
 const LARGEST: u64 = 4 << 20;
 
 /// What a list belongs to.
@@ -79,11 +79,16 @@ pub fn requirements_of(
     label: &str,
     role: Role,
 ) -> Result<Option<Requirements>, PythonError> {
-    let mut files = BTreeMap::new();
-    let mut pending = vec![ENTRY.to_owned()];
-    if read(transaction, manifest, ENTRY)?.is_none() {
-        return Ok(None);
-    }
+    gather(label, role, &|path| read(transaction, manifest, path))
+}
+
+/// What is in a file of a source; none where it has no such file.
+type Read<'a> = dyn Fn(&str) -> Result<Option<Vec<u8>>, PythonError> + 'a;
+
+/// The requirements of the source whose files `read` gives. Fuzzing enters here.
+#[doc(hidden)]
+pub fn gather(label: &str, role: Role, read: &Read<'_>) -> Result<Option<Requirements>, PythonError> {
+    let Some(entry) = read(ENTRY)? else { return Ok(None) };
     let refuse = |file: &str, line: &Line, reason| PythonError::Requirement {
         label: label.to_owned(),
         file: file.to_owned(),
@@ -91,11 +96,10 @@ pub fn requirements_of(
         reason,
         text: line.text.clone(),
     };
-    while let Some(path) = pending.pop() {
-        if files.contains_key(&path) {
-            continue;
-        }
-        let Some(bytes) = read(transaction, manifest, &path)? else { continue };
+    let (mut files, mut known) = (BTreeMap::new(), BTreeSet::from([ENTRY.to_owned()]));
+    let mut left = LARGEST.saturating_sub(entry.len() as u64);
+    let mut pending = vec![(ENTRY.to_owned(), entry)];
+    while let Some((path, bytes)) = pending.pop() {
         let content = text::decode(&bytes);
         for line in lines(&content) {
             if let Some(reason) = local(&line.text) {
@@ -106,10 +110,14 @@ pub fn requirements_of(
                 return Err(refuse(&path, &line, "a list from an address can change at any time"));
             }
             let file = beside(&path, named).ok_or_else(|| refuse(&path, &line, "it is not in the source"))?;
-            if read(transaction, manifest, &file)?.is_none() {
-                return Err(refuse(&path, &line, "the file is not in the source"));
+            if !known.insert(file.clone()) {
+                continue;
             }
-            pending.push(file);
+            let bytes = read(&file)?.ok_or_else(|| refuse(&path, &line, "the file is not in the source"))?;
+            left = left
+                .checked_sub(bytes.len() as u64)
+                .ok_or_else(|| refuse(&path, &line, "the lists have more than 4 MiB with it"))?;
+            pending.push((file, bytes));
         }
         files.insert(path, content.into_bytes());
     }
@@ -166,8 +174,26 @@ fn value_of<'a>(line: &'a str, flags: &[&str]) -> Option<&'a str> {
     Some(rest.trim_start_matches([' ', '\t', '=']).trim().trim_matches(['"', '\'']))
 }
 
-/// Why a requirement that names something of this machine is refused.
+/// Why a requirement that a stranger wrote cannot stand in a spec: it is not one, or names something of this machine.
+pub(crate) fn unfit(requirement: &str) -> Option<&'static str> {
+    if requirement.starts_with('-') {
+        return Some("an option of pip is no package");
+    }
+    if requirement.chars().any(char::is_control) {
+        return Some("it has control characters, and a requirement is one line");
+    }
+    local(requirement)
+}
+
+/// What addresses of packages begin with, as uv compares it. It takes everything else for a path, `FILE://../x` too.
+const REMOTE: [&str; 6] = ["https://", "http://", "git+https://", "git+http://", "git+ssh://", "git+git://"];
+/// Options without a value: uv reads what stands behind them as if it stood on the next line.
+const ALONE: [&str; 4] = ["--no-index", "--require-hashes", "--pre", "--prefer-binary"];
+
+/// Why a line that names something of this machine is refused.
 fn local(line: &str) -> Option<&'static str> {
+    const PATH: &str = "a path of this machine cannot be part of a version; name the package by an address";
+    const BEHIND: &str = "what stands behind it belongs on a line of its own";
     if line.starts_with("-e") || line.starts_with("--editable") {
         return Some("an editable package cannot be part of a version; name it by an address");
     }
@@ -179,17 +205,46 @@ fn local(line: &str) -> Option<&'static str> {
         let remote = place.starts_with("https://") || place.starts_with("http://");
         return (!remote).then_some("a directory of this machine cannot be part of a version");
     }
+    let is_remote = |text: &str| REMOTE.iter().any(|scheme| text.trim_start().starts_with(scheme));
+    let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
     if line.starts_with('-') {
+        let first = words.next().unwrap_or_default();
+        return (ALONE.contains(&first) && words.next().is_some()).then_some(BEHIND);
+    }
+    let is_hash = |word: &&str| word.starts_with("--hash");
+    if words.by_ref().any(|word| is_hash(&word)) && !words.all(|word| is_hash(&word)) {
+        return Some(BEHIND);
+    }
+    let what = line.split(" --hash").next().unwrap_or(line);
+    if is_remote(what) {
         return None;
     }
-    let what = line.split(';').next().unwrap_or(line).trim();
-    let (name, address) = what.split_once('@').map_or((what, ""), |(name, rest)| (name.trim(), rest.trim()));
-    let is_path =
-        |text: &str| text.starts_with(['.', '/', '~']) || text.starts_with("file:") || text.contains('\\');
-    let is_archive = [".whl", ".tar.gz", ".zip", ".tar.bz2"].iter().any(|end| what.ends_with(end));
-    let local =
-        is_path(what) || is_path(address) || (is_archive || name.contains('/')) && !what.contains("://");
-    local.then_some("a path of this machine cannot be part of a version; name the package by an address")
+    let end = what.find(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c))).unwrap_or(what.len());
+    let (name, rest) = what.split_at(end);
+    let rest = rest.trim_start();
+    let rest = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((_, rest)) => rest.trim_start(),
+        None => rest,
+    };
+    if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return Some(PATH);
+    }
+    if let Some(address) = rest.strip_prefix('@') {
+        return (!is_remote(address)).then_some(PATH);
+    }
+    // A marker may compare with any text. What is no requirement for uv, it tries as a path, the marker included.
+    let mut quote = None;
+    let has_slash = rest.chars().any(|c| {
+        match quote {
+            Some(open) if open == c => quote = None,
+            Some(_) => {}
+            None if matches!(c, '"' | '\'') => quote = Some(c),
+            None => return matches!(c, '/' | '\\'),
+        }
+        false
+    });
+    let is_archive = [".whl", ".tar.gz", ".zip", ".tar.bz2"].iter().any(|end| what.trim_end().ends_with(end));
+    (has_slash || is_archive || quote.is_some()).then_some(PATH)
 }
 
 /// The lines that say something.
@@ -207,7 +262,11 @@ pub(super) fn lines(content: &str) -> Vec<Line> {
             _ => (text, false),
         };
         let line = match open.take() {
-            Some(Line { number, text: before }) => Line { number, text: format!("{before} {text}") },
+            Some(mut line) => {
+                line.text.push(' ');
+                line.text.push_str(text);
+                line
+            }
             None => Line { number: index + 1, text: text.to_owned() },
         };
         if goes_on {
@@ -260,6 +319,35 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_strangers_are_read_within_bounds() {
+        let files: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
+            ("many.txt", b"-r big.txt\n".repeat(100_000)),
+            ("big.txt", b"numpy\n".repeat(20_000)),
+            ("huge.txt", b"#".repeat(4 << 20)),
+            ("joined.txt", b"a \\\n".repeat(250_000)),
+        ]);
+        let list = |entry: &str| {
+            let entry = entry.as_bytes().to_vec();
+            gather("node n", Role::Node, &|path| {
+                Ok(if path == ENTRY { Some(entry.clone()) } else { files.get(path).cloned() })
+            })
+            .map_err(|error| error.to_string())
+        };
+        // Each is read once, however often it is named.
+        assert_eq!(list("-r many.txt\nscipy").unwrap().map(|list| list.files.len()), Some(3));
+        assert_eq!(list("-r joined.txt").unwrap().map(|list| list.requirements().count()), Some(1));
+        let error = list("-r many.txt\n-r huge.txt").unwrap_err();
+        assert!(error.contains("the lists have more than 4 MiB with it"), "{error}");
+        // What uv takes for an end of a line is one here.
+        for bad in ["numpy # 1\r-e /srv/x", "numpy\r--find-links /srv", "a\r\nb @ file:///srv/b"] {
+            assert!(list(bad).is_err(), "{bad:?} was taken");
+        }
+        let taken = list("numpy # 1\rscipy\r\npandas").unwrap().unwrap();
+        assert_eq!(taken.requirements().collect::<Vec<_>>(), ["numpy", "scipy", "pandas"]);
+        assert_eq!(taken.files[ENTRY], b"numpy # 1\nscipy\r\npandas");
+    }
+
+    #[test]
     fn names_have_one_spelling() {
         for (requirement, name) in [
             ("Foo_Bar.baz[extra]>=1", "foo-bar-baz"),
@@ -297,14 +385,32 @@ mod tests {
             "x @ https://h/${HF_TOKEN}/x.whl",
             "x @ ${HOME}/x",
             "--extra-index-url https://${HF_TOKEN}@h/simple",
+            // Each of these, uv 0.13 takes for a path.
+            "a/b @ https://h/x.zip",
+            "x @ sub/../../y",
+            "x@sub",
+            "x[all] @ sub",
+            "x @ git+file:///srv/x",
+            "git+file:///srv/x",
+            "FILE:///srv/x",
+            "x @ foo://../../srv/x",
+            "x;y/../../srv/x",
+            "x ; '/../../srv/x",
+            "--no-index -e ./x",
+            "--require-hashes ./x",
+            "x --hash=sha256:1 -e ./x",
+            "x\t--hash=sha256:1 --no-index ./x",
         ] {
             assert!(local(bad).is_some(), "{bad} was taken");
         }
         for good in [
             "numpy",
-            "a/b @ https://h/x.zip",
             "git+https://h/x.git@main",
             "x @ https://h/x.whl",
+            "x[a,b]@git+ssh://git@h/x.git@v1 ; sys_platform == 'x/y'",
+            "numpy[a, b] (>=1.0) --hash=sha256:1 --hash=sha256:2",
+            "--no-index",
+            "--pre",
             "https://h/x.tar.gz",
             "--extra-index-url https://h/simple",
             "--find-links https://h/torch.html",

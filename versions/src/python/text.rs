@@ -7,8 +7,17 @@ use crate::source::redact;
 /// Lines of uv's output that an error shows.
 const TAIL: usize = 30;
 
-/// A list of requirements as text. Some were saved by editors that write UTF-16 or a byte order mark.
+/// A list of requirements as text. Some were saved by editors that write UTF-16 or a byte order mark. A carriage return
+/// by itself ends a line for uv; so that it reads the lines that we read, it becomes a line feed.
 pub(super) fn decode(bytes: &[u8]) -> String {
+    let text = unicode(bytes);
+    match text.contains('\r') {
+        true => text.split("\r\n").map(|part| part.replace('\r', "\n")).collect::<Vec<_>>().join("\r\n"),
+        false => text,
+    }
+}
+
+fn unicode(bytes: &[u8]) -> String {
     let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
         String::from_utf16_lossy(&units)
