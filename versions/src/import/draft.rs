@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::report::{ImportReport, Taken};
+use crate::python::unfit;
 use crate::source::{redact, redact_words, without_secrets, without_secrets_in};
 use crate::spec::{ModelSource, RepoUrl, Revision, VersionId, split_ref};
 
@@ -172,8 +173,11 @@ impl Draft {
         self.models.push(entry);
     }
 
-    /// A requirement.
+    /// A requirement. What names something of the machine that reads it is left out.
     pub(super) fn package(&mut self, requirement: &str) {
+        if let Some(reason) = unfit(requirement) {
+            return self.report.leave_out(redact_words(requirement), reason);
+        }
         let requirement = match without_secrets_in(requirement) {
             Cow::Owned(public) => {
                 self.secret(&redact_words(&public), if public.contains("git+") { BY_GIT } else { BY_HAND });

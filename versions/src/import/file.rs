@@ -1,5 +1,6 @@
 //! A file that describes a setup, read and made a version.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::Path;
@@ -12,7 +13,7 @@ use super::formats::{self, Format};
 use super::report::ImportReport;
 use super::{PackageIndexes, workflow};
 use crate::error::{Origin, VersionsError};
-use crate::source::{SourceError, SourceOptions, registry};
+use crate::source::{SourceError, SourceOptions, registry, without_secrets_in};
 use crate::spec::{LockedModel, ReadOptions, SpecDocument, VersionId};
 use crate::workflow::{Document, document, embedded, gist};
 use crate::workspace::{CreateOptions, CreateReport, Workspace};
@@ -200,19 +201,32 @@ impl Content {
     }
 }
 
-/// What `file` says as the spec `id`, with nobody asked: neither the Registry nor the versions that are here. Fuzzing
-/// enters here.
+/// What `file` is, and what it says as the spec `id`, with nobody asked: neither the Registry nor the versions that are
+/// here. Fuzzing enters here.
 #[doc(hidden)]
-pub fn describe(file: &mut (impl Read + Seek), id: &VersionId) -> Result<SpecDocument, String> {
+pub fn describe(file: &mut (impl Read + Seek), id: &VersionId) -> Result<(Format, SpecDocument), String> {
     let content = content(file).map_err(|error| error.to_string())??;
-    let spec = match (content.format()?, content) {
+    let format = content.format()?;
+    let spec = match (format, content) {
         (Format::Workflow, content) => workflow::read(&content.workflows()?, &[], &|_| None).finish(id).0,
         (Format::Spec, Content::Text(value)) => renamed(value, id)?,
         (format, Content::Text(value)) => formats::read(format, &value, None)?.finish(id).0,
         (_, Content::Workflows(_)) => return Err("a picture holds nothing but a workflow".to_owned()),
     };
     let origin = Origin::Named("what a file says".to_owned());
-    SpecDocument::from_root(spec, origin, id, ReadOptions::default()).map_err(|error| error.to_string())
+    let document = SpecDocument::from_root(spec, origin, id, ReadOptions::default());
+    Ok((format, document.map_err(|error| error.to_string())?))
+}
+
+/// Whether no text of `value` has an address with a password or token.
+#[doc(hidden)]
+pub fn is_public(value: &Value) -> bool {
+    match value {
+        Value::String(text) => matches!(without_secrets_in(text), Cow::Borrowed(_)),
+        Value::Array(items) => items.iter().all(is_public),
+        Value::Object(fields) => fields.values().all(is_public),
+        Value::Null | Value::Bool(_) | Value::Number(_) => true,
+    }
 }
 
 /// What the file at `path` holds.

@@ -14,10 +14,12 @@ mod report;
 mod workflow;
 
 pub use self::error::ImportError;
-#[doc(hidden)]
-pub use self::file::describe;
 pub use self::file::{FileImport, FileOptions};
+#[doc(hidden)]
+pub use self::file::{describe, is_public};
 pub use self::formats::Format;
+#[doc(hidden)]
+pub use self::install::files;
 pub use self::install::{EnvironmentChoice, InstallImport, InstallOptions, OverlaySource, written};
 pub use self::report::{ImportReport, LeftOut, Taken};
 

@@ -142,6 +142,13 @@ fn python_packages(fields: &mut Fields<'_>, options: ReadOptions, findings: &mut
             None if text.trim().is_empty() => {
                 findings.problem(place, format!("{text:?}"), "a requirement such as \"name==1.2\"");
             }
+            None if text.chars().any(char::is_control) => {
+                findings.problem(
+                    place,
+                    format!("{text:?}"),
+                    "a requirement on one line, such as \"name==1.2\"",
+                );
+            }
             None => taken.push(text.clone()),
         }
     }

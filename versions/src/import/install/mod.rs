@@ -196,6 +196,37 @@ fn find_root(dir: &Path) -> Result<PathBuf, ImportError> {
     Err(ImportError::NotAnInstall { path: dir, missing })
 }
 
+/// What the files of an install say, each as a function of its bytes. Fuzzing enters here.
+#[doc(hidden)]
+pub mod files {
+    use std::path::{Path, PathBuf};
+
+    use super::{ImportReport, models, packages, repos};
+
+    /// The requirement that `METADATA` and `direct_url.json` make.
+    pub fn package(metadata: &[u8], direct: Option<&[u8]>) -> Option<String> {
+        packages::package(metadata, direct)?.ok().map(|package| package.requirement)
+    }
+
+    /// The version of Python that a `pyvenv.cfg` names.
+    pub fn python(text: &str) -> Option<String> {
+        packages::configured_version(text)
+    }
+
+    /// How many commits a `FETCH_HEAD` names.
+    pub fn fetched(text: &str) -> usize {
+        repos::fetched(text).count()
+    }
+
+    /// Where an `extra_model_paths.yaml` beside `file` leads: directories, and where they go in the view.
+    pub fn extra_paths(bytes: &[u8], file: &Path) -> Result<Vec<(PathBuf, String)>, String> {
+        let found = models::extra_paths_of(bytes, file, &|_| true, &mut ImportReport::default())?;
+        let roots = found.first.into_iter().chain(found.then);
+        let nodes = found.nodes.into_iter().map(|dir| (dir, "custom_nodes".to_owned()));
+        Ok(roots.map(|root| (root.dir, root.target.to_string())).chain(nodes).collect())
+    }
+}
+
 struct Importer<'a> {
     workspace: &'a Workspace,
     transaction: &'a Transaction,

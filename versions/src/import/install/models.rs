@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,8 @@ use crate::import::error::ImportError;
 use crate::import::report::ImportReport;
 use crate::spec::ModelSource;
 
+/// No such file has more bytes.
+const LARGEST: u64 = 1 << 20;
 /// What downloaders leave of a file that is not whole.
 const PARTIAL: [&str; 7] = [".part", ".partial", ".incomplete", ".aria2", ".crdownload", ".tmp", ".download"];
 
@@ -44,31 +47,45 @@ pub(super) struct ExtraPaths {
 /// Reads the file as ComfyUI does: `~` and variables in `base_path`, several directories on lines of their own, relative
 /// ones from the file's directory.
 pub(super) fn extra_paths(file: &Path, report: &mut ImportReport) -> Result<ExtraPaths, ImportError> {
-    let bad = |reason: String| ImportError::Configuration { path: file.to_owned(), reason };
-    let text = fs::read_to_string(file).map_err(|error| ImportError::io("read", file, error))?;
-    let value: Value = serde_saphyr::from_str(&text).map_err(|error: serde_saphyr::Error| {
-        bad(format!(
-            "not valid YAML: {}",
-            error.without_snippet().to_string().lines().next().unwrap_or_default()
-        ))
+    let failed = |error| ImportError::io("read", file, error);
+    let mut bytes = Vec::new();
+    fs::File::open(file).and_then(|open| open.take(LARGEST + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    extra_paths_of(&bytes, file, &Path::is_dir, report)
+        .map_err(|reason| ImportError::Configuration { path: file.to_owned(), reason })
+}
+
+/// What `bytes` say as the content of `file`; the error says what is wrong.
+pub(super) fn extra_paths_of(
+    bytes: &[u8],
+    file: &Path,
+    is_dir: &dyn Fn(&Path) -> bool,
+    report: &mut ImportReport,
+) -> Result<ExtraPaths, String> {
+    if bytes.len() as u64 > LARGEST {
+        return Err(format!("it has more than {LARGEST} bytes, and no more are read"));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| format!("not valid UTF-8: {error}"))?;
+    let value: Value = serde_saphyr::from_str(text).map_err(|error: serde_saphyr::Error| {
+        let message = error.without_snippet().to_string();
+        format!("not valid YAML: {}", message.lines().next().unwrap_or_default())
     })?;
     let mut extra = ExtraPaths::default();
     let sections = match value {
         Value::Null => return Ok(extra),
         Value::Object(sections) => sections,
-        _ => return Err(bad("a mapping of sections is expected".to_owned())),
+        _ => return Err("a mapping of sections is expected".to_owned()),
     };
     let beside = file.parent().unwrap_or(Path::new("/"));
     for (name, section) in sections {
         let section = match section {
             Value::Null => continue,
             Value::Object(section) => section,
-            _ => return Err(bad(format!("{name}: a mapping of folders is expected"))),
+            _ => return Err(format!("{name}: a mapping of folders is expected")),
         };
         let base = match section.get("base_path") {
             None | Some(Value::Null) => beside.to_owned(),
             Some(Value::String(text)) => beside.join(expanded(text)),
-            Some(_) => return Err(bad(format!("{name}.base_path: a path is expected"))),
+            Some(_) => return Err(format!("{name}.base_path: a path is expected")),
         };
         let first = section.get("is_default").is_some_and(|value| *value == Value::Bool(true));
         for (folder, value) in &section {
@@ -77,15 +94,15 @@ pub(super) fn extra_paths(file: &Path, report: &mut ImportReport) -> Result<Extr
             }
             let Value::String(lines) = value else {
                 if !value.is_null() {
-                    return Err(bad(format!(
+                    return Err(format!(
                         "{name}.{folder}: a path, or several on lines of their own, is expected"
-                    )));
+                    ));
                 }
                 continue;
             };
             for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
                 let dir = base.join(line);
-                if !dir.is_dir() {
+                if !is_dir(&dir) {
                     report.leave_out(
                         dir,
                         format!("{name}.{folder} of {} names it, and it is not there", file.display()),
@@ -94,7 +111,7 @@ pub(super) fn extra_paths(file: &Path, report: &mut ImportReport) -> Result<Extr
                     extra.nodes.push(dir);
                 } else {
                     let target = RelPath::new("models").and_then(|models| models.join(folder));
-                    let target = target.map_err(|_| bad(format!("{name}.{folder}: no name of a folder")))?;
+                    let target = target.map_err(|_| format!("{name}.{folder}: no name of a folder"))?;
                     let list = if first { &mut extra.first } else { &mut extra.then };
                     list.push(ModelRoot { dir, target });
                 }

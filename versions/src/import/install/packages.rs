@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::import::error::ImportError;
 use crate::import::report::ImportReport;
+use crate::python::unfit;
 use crate::source::without_secrets;
 
 /// Where environments are, from the directory of ComfyUI: by hand, by the launcher scripts, by comfy-cli, and in the
@@ -53,12 +54,7 @@ pub(super) fn find(comfy: &Path, named: Option<&Path>) -> Option<Environment> {
 
 fn at(root: &Path) -> Option<Environment> {
     let configured = fs::read_to_string(root.join("pyvenv.cfg")).ok();
-    let of_config = configured.as_deref().and_then(|text| {
-        text.lines().find_map(|line| {
-            let (key, value) = line.split_once('=')?;
-            matches!(key.trim(), "version" | "version_info").then(|| minor(value.trim()))?
-        })
-    });
+    let of_config = configured.as_deref().and_then(configured_version);
     let libraries = fs::read_dir(root.join("lib")).into_iter().flatten().flatten();
     let mut named: Vec<(String, PathBuf)> = libraries
         .filter_map(|entry| {
@@ -85,6 +81,14 @@ fn at(root: &Path) -> Option<Environment> {
     });
     let root = fs::canonicalize(root).ok()?;
     windows.is_dir().then_some(Environment { root, site_packages: windows, version })
+}
+
+/// The version that a `pyvenv.cfg` names.
+pub(super) fn configured_version(text: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        matches!(key.trim(), "version" | "version_info").then(|| minor(value.trim()))?
+    })
 }
 
 /// `3.12` of `3.12.7`.
@@ -116,23 +120,19 @@ pub(super) fn installed(
             }
             () => continue,
         };
-        let Some((name, version)) =
-            fs::read(&metadata).ok().and_then(|bytes| head(&String::from_utf8_lossy(&bytes)))
-        else {
-            report.leave_out(&path, "it does not say which package it is");
-            continue;
-        };
         let direct = fs::read(path.join("direct_url.json")).ok();
-        let direct = direct.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-        let requirement = match direct.as_ref().map(origin) {
-            None => format!("{name}=={version}"),
-            Some(Ok(address)) => format!("{name} @ {address}"),
-            Some(Err(from)) => {
-                report
-                    .leave_out(&path, format!("{name} {version} was installed from {from} of this machine"));
-                continue;
-            }
-        };
+        let Package { name, version, requirement } =
+            match fs::read(&metadata).ok().and_then(|bytes| package(&bytes, direct.as_deref())) {
+                None => {
+                    report.leave_out(&path, "it does not say which package it is");
+                    continue;
+                }
+                Some(Err(reason)) => {
+                    report.leave_out(&path, reason);
+                    continue;
+                }
+                Some(Ok(package)) => package,
+            };
         // What an interrupted upgrade leaves. What was installed last, Python finds in the files themselves.
         let time = fs::metadata(&metadata).and_then(|metadata| metadata.modified()).ok();
         let key = name.to_ascii_lowercase().replace(['_', '.'], "-");
@@ -156,6 +156,32 @@ pub(super) fn installed(
     packages.requirements = found.into_values().map(|(_, requirement, _)| requirement).collect();
     packages.requirements.sort_by_key(|requirement| requirement.to_ascii_lowercase());
     Ok(packages)
+}
+
+/// A package as its metadata tells it.
+pub(super) struct Package {
+    name: String,
+    version: String,
+    /// As a spec may have it.
+    pub(super) requirement: String,
+}
+
+/// What `METADATA` and `direct_url.json` say; none without a name and a version, an error with the reason for what
+/// cannot be had again from anywhere else.
+pub(super) fn package(metadata: &[u8], direct: Option<&[u8]>) -> Option<Result<Package, String>> {
+    let (name, version) = head(&String::from_utf8_lossy(metadata))?;
+    let direct = direct.and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
+    let requirement = match direct.as_ref().map(origin) {
+        None => format!("{name}=={version}"),
+        Some(Ok(address)) => format!("{name} @ {address}"),
+        Some(Err(from)) => {
+            return Some(Err(format!("{name} {version} was installed from {from} of this machine")));
+        }
+    };
+    Some(match unfit(&requirement) {
+        Some(reason) => Err(format!("{name} {version}: {reason}")),
+        None => Ok(Package { name, version, requirement }),
+    })
 }
 
 /// Name and version, from the head of a `METADATA`.
@@ -222,6 +248,8 @@ mod tests {
             "Name: b\nVersion: 1\n",
             Some(r#"{"url":"file:///b","dir_info":{"editable":true}}"#),
         );
+        add("d-1.dist-info", "Name: d\nVersion: 1\n", Some(r#"{"url":"https://h/d.whl\n-e /srv/d"}"#));
+        add("e-1.dist-info", "Name: e\nVersion: 1\n", Some(r#"{"url":"https://h/${HF_TOKEN}/e.whl"}"#));
         // An upgrade that was cut short.
         add("NumPy-1.25.0.dist-info", "Name: numpy\nVersion: 1.25.0\n", None);
         let older =
@@ -244,6 +272,8 @@ mod tests {
             [
                 "NumPy==1.26.4 is there as well, and was installed later",
                 "b 1 was installed from file:///b of this machine",
+                "d 1: it has control characters, and a requirement is one line",
+                "e 1: a variable of this machine's environment cannot be part of a version",
                 "it does not say which package it is"
             ]
         );

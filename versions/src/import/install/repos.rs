@@ -87,8 +87,7 @@ fn remote(repository: &Repository) -> Option<String> {
 /// Whether a reference that came from a remote leads to `commit`: a remote branch, a tag, or what was fetched last.
 fn is_published(repository: &Repository, commit: Oid) -> bool {
     let fetched = fs::read_to_string(repository.path().join("FETCH_HEAD")).unwrap_or_default();
-    let fetched = fetched.lines().filter_map(|line| Oid::from_str(line.get(..40)?).ok());
-    let mut tips: BTreeSet<Oid> = fetched.collect();
+    let mut tips: BTreeSet<Oid> = self::fetched(&fetched).collect();
     for pattern in ["refs/remotes/*", "refs/tags/*"] {
         let found = repository.references_glob(pattern).into_iter().flatten().flatten();
         tips.extend(found.filter_map(|reference| Some(reference.peel_to_commit().ok()?.id())));
@@ -102,6 +101,11 @@ fn is_published(repository: &Repository, commit: Oid) -> bool {
         let _ = walk.push(tip);
     }
     walk.take(HISTORY).any(|found| found == Ok(commit))
+}
+
+/// The commits that a `FETCH_HEAD` names.
+pub(super) fn fetched(text: &str) -> impl Iterator<Item = Oid> {
+    text.lines().filter_map(|line| Oid::from_str(line.get(..40)?).ok())
 }
 
 /// Reads the commit of `found` into the transaction, out of the install's own repositories: its own, and those of the
