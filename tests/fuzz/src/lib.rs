@@ -10,26 +10,40 @@
 mod sys;
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
+use std::path::Path;
 use std::sync::LazyLock;
 
 use cvs_store::{Manifest, ManifestBuilder, Store, check_name};
-use cvs_versions::source::{SourceError, SourceOptions, archive as zip};
+use cvs_versions::import::{self, Format};
+use cvs_versions::model_file::{Finding, ModelFormat, ModelInfo};
+use cvs_versions::python::{self, Role};
+use cvs_versions::source::answers::Answer;
+use cvs_versions::source::{self as source, SourceError, SourceOptions, archive as unpacking};
 use cvs_versions::spec::{ModelSource, ReadOptions, SpecDocument, VersionId};
 use cvs_versions::workflow::{Document, ObjectInfo};
-use cvs_versions::{Origin, import, model_file};
+use cvs_versions::{Origin, model_file};
 use serde_json::{Map, Value, json};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
 
 /// A parser as a function of bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is that of its program and of its directory in `corpus/`.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 16] = [
+    ("answers", answers),
     ("archive", archive),
+    ("extra-paths", extra_paths),
     ("gguf", gguf),
+    ("install", install),
+    ("lock", lock),
     ("manifest", manifest),
     ("pickle", pickle),
     ("picture", picture),
+    ("repository", repository),
+    ("requirements", requirements),
     ("safetensors", safetensors),
     ("snapshot", snapshot),
     ("source", source),
@@ -66,6 +80,13 @@ pub fn spec(bytes: &[u8]) {
     }
 }
 
+/// A lock of cvs, of any format, in a spec that has no more.
+pub fn lock(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let begin = r#"{"schema_version": 2, "version_id": "v", "comfy": {"repo": "https://h/o/c"}, "lock": "#;
+    spec(format!("{begin}{text}}}").as_bytes());
+}
+
 /// A manifest of the store.
 pub fn manifest(bytes: &[u8]) {
     let Ok(manifest) = Manifest::decode(bytes.to_vec()) else { return };
@@ -93,17 +114,32 @@ pub fn gguf(bytes: &[u8]) {
     model(bytes, "model.gguf");
 }
 
-/// A checkpoint of torch, plain or in a zip file.
+/// A checkpoint of torch, plain or in a zip file. What the pickle of a zip file imports, it imports without the zip.
 pub fn pickle(bytes: &[u8]) {
-    model(bytes, "model.ckpt");
+    let plain = model(bytes, "model.ckpt");
+    if plain.format != ModelFormat::Pickle {
+        return;
+    }
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    let written = zip.start_file("archive/data.pkl", stored).and_then(|()| Ok(zip.write_all(bytes)?));
+    written.expect("writing to memory");
+    let zipped = model(zip.finish().expect("writing to memory").get_ref(), "model.ckpt");
+    assert_eq!(zipped.format, ModelFormat::TorchZip);
+    let told =
+        |info: &ModelInfo| info.findings.iter().any(|found| matches!(found, Finding::NotLookedInto { .. }));
+    for import in zipped.imports {
+        assert!(plain.imports.contains(&import) || told(&plain), "{import} is in the zip file alone");
+    }
 }
 
-fn model(bytes: &[u8], name: &str) {
+fn model(bytes: &[u8], name: &str) -> ModelInfo {
     let info = model_file::inspect(&mut Cursor::new(bytes), name)
         .expect("bytes in memory can be read; what is wrong with them is a finding");
     let shown: usize = info.findings.iter().map(|finding| finding.to_string().len()).sum();
     let listed = serde_json::to_string(&info).map_or(0, |text| text.len());
     assert!(shown.max(listed) <= MEMORY / 4, "{} bytes are described by {listed}", bytes.len());
+    info
 }
 
 /// A picture or video that may hold a workflow.
@@ -118,11 +154,114 @@ pub fn snapshot(bytes: &[u8]) {
 }
 
 fn described(bytes: &[u8]) {
-    let Ok(document) = import::describe(&mut Cursor::new(bytes), &id("imported")) else { return };
+    let Ok((format, document)) = import::describe(&mut Cursor::new(bytes), &id("imported")) else { return };
+    // A spec keeps what its person wrote, with a warning.
+    let root = Value::Object(document.root().clone());
+    assert!(format == Format::Spec || import::is_public(&root), "a secret is kept: {root}");
     let origin = document.origin().clone();
     let again = SpecDocument::parse(document.text().to_owned(), origin, None, ReadOptions::default());
     let again = again.expect("a spec that was made can be read");
     assert_eq!(again.root(), document.root(), "a spec is read as it was made");
+}
+
+/// The files of an install that say what it is: a `METADATA`, a `direct_url.json`, a `pyvenv.cfg` and a `FETCH_HEAD`,
+/// with NUL bytes between them.
+pub fn install(bytes: &[u8]) {
+    let mut parts = bytes.split(|&byte| byte == 0);
+    let mut next = || parts.next();
+    let (metadata, direct, configuration, fetched) = (next(), next(), next(), next());
+    if let Some(requirement) = import::files::package(metadata.unwrap_or_default(), direct) {
+        assert!(!requirement.contains(char::is_control), "{requirement:?} is no line");
+        assert!(!requirement.contains("${"), "{requirement:?} names a variable");
+        let spec = json!({
+            "schema_version": 2, "version_id": "a", "comfy": { "repo": "https://h/o/c" },
+            "python_packages": [requirement],
+        });
+        let origin = Origin::Named("a spec".to_owned());
+        let spec = spec.as_object().cloned().unwrap_or_default();
+        let read = SpecDocument::from_root(spec, origin, &id("a"), ReadOptions::default());
+        let read = read.expect("a requirement that was made can stand in a spec");
+        assert_eq!(read.spec().python_packages, [requirement]);
+    }
+    let text = |part: Option<&[u8]>| String::from_utf8_lossy(part.unwrap_or_default()).into_owned();
+    let _ = (import::files::python(&text(configuration)), import::files::fetched(&text(fetched)));
+}
+
+/// An `extra_model_paths.yaml`.
+pub fn extra_paths(bytes: &[u8]) {
+    let Ok(found) = import::files::extra_paths(bytes, Path::new("/srv/comfy/extra.yaml")) else { return };
+    for (dir, target) in found {
+        assert!(dir.is_absolute(), "{} depends on where it is read", dir.display());
+        let folder = target.strip_prefix("models/").unwrap_or("custom_nodes");
+        assert!(check_name(folder.as_bytes()).is_ok(), "{target:?} is no folder of models");
+    }
+}
+
+/// The `requirements.txt` of a node and the lists that it names, with NUL bytes between them.
+pub fn requirements(bytes: &[u8]) {
+    let names = ["requirements.txt", "a.txt", "b/c.txt", "b/d.txt"];
+    let files: BTreeMap<&str, &[u8]> = names.into_iter().zip(bytes.split(|&byte| byte == 0)).collect();
+    let gather =
+        |read: &dyn Fn(&str) -> Option<Vec<u8>>| python::gather("node n", Role::Node, &|path| Ok(read(path)));
+    let Ok(Some(list)) = gather(&|path| files.get(path).map(|bytes| bytes.to_vec())) else { return };
+    // What uv is given is read as it was taken, line by line.
+    let again = gather(&|path| list.files.get(path).cloned());
+    assert_eq!(again.ok().flatten().as_ref(), Some(&list));
+    for file in list.files.values() {
+        let mut goes_on = false;
+        for line in file.split(|byte| b"\r\n".contains(byte)) {
+            let line = String::from_utf8_lossy(line);
+            let line = line.trim_start_matches([' ', '\t']);
+            let bad = ["-e", "--editable", "file:", "git+file:", "/", "."];
+            let is_bad = !goes_on && bad.iter().any(|bad| line.starts_with(bad));
+            let code = line.split('#').next().unwrap_or(line);
+            assert!(!is_bad && !code.contains("${"), "{line:?} was taken");
+            goes_on = line.ends_with('\\');
+        }
+    }
+}
+
+/// What a server says where something is: the first byte says which. An answer that came over https leads to no file of
+/// this machine, and nowhere that others can read along. Headers of the hub contradict no checksum.
+pub fn answers(bytes: &[u8]) {
+    let Some((kind, body)) = bytes.split_first() else { return };
+    let answer = match kind {
+        b'v' => Answer::RegistryVersion,
+        b'n' => Answer::RegistryNode,
+        b'c' => Answer::Civitai,
+        b'l' => Answer::Lfs,
+        _ => {
+            let asked = Some([1; 32]);
+            let (sha256, size) = source::answers::hub(body, asked).unwrap_or((asked, None));
+            assert_eq!(sha256, asked);
+            let alone = source::answers::hub(body, None);
+            assert!(size.is_none() || alone.is_some_and(|(_, alone)| alone == size));
+            return;
+        }
+    };
+    for address in source::answers::addresses(answer, body) {
+        // What a node's repository is, a spec has yet to take.
+        assert!(answer == Answer::RegistryNode || address.starts_with("https://"), "{address:?}");
+    }
+}
+
+/// The files of a stranger's repository that are read as git and Git LFS do: `.gitmodules`, `.lfsconfig`,
+/// `.gitattributes`, a pointer. None leads from a remote to a path of this machine, or to a program.
+pub fn repository(bytes: &[u8]) {
+    for base in ["https://h/o/r.git", "git@h:o/r.git", "ssh://git@h:22/o/r"] {
+        for address in source::answers::repository(bytes, base) {
+            let scheme = address.split_once("://").map(|(scheme, _)| scheme);
+            let is_scp = address.split_once(':').is_some_and(|(host, path)| {
+                !host.is_empty() && !host.contains('/') && !path.is_empty() && !path.starts_with('-')
+            });
+            assert!(
+                matches!(scheme, Some("https" | "http" | "ssh" | "git")) || (scheme.is_none() && is_scp),
+                "{base} leads to {address:?}"
+            );
+            assert!(!address.starts_with('-') && !address.contains("::"), "{base} leads to {address:?}");
+        }
+    }
+    let _ = source::answers::repository(bytes, "/srv/o/r");
 }
 
 /// A workflow in JSON, converted with what a server says about its classes.
@@ -186,7 +325,7 @@ pub fn archive(bytes: &[u8]) {
         let mut file = tempfile::tempfile().expect("a temporary file");
         file.write_all(bytes).expect("writing a temporary file");
         let url = "https://example.com/node.zip";
-        match zip::unpack(&transaction, file, url, &SourceOptions::default()) {
+        match unpacking::unpack(&transaction, file, url, &SourceOptions::default()) {
             Ok(_) | Err(SourceError::Archive { .. }) => {}
             Err(error) => panic!("no fault of the archive: {error}"),
         }

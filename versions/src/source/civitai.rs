@@ -183,6 +183,22 @@ fn get<T: serde::de::DeserializeOwned>(
         .map_err(|error| SourceError::HttpAnswer { url: shown, reason: error.to_string() })
 }
 
+/// Where the files of an answer of the API are: of a model, or of one of its versions. Fuzzing enters here.
+pub(super) fn addresses(answer: &serde_json::Value, query: &str, hosts: &Hosts) -> Vec<Url> {
+    let model = serde_json::from_value::<Model>(answer.clone()).map(|model| model.versions);
+    let version = serde_json::from_value::<Version>(answer.clone());
+    let versions = model.unwrap_or_default().into_iter().chain(version.ok());
+    let file = CivitaiFile::Version { id: 1, query: query.to_owned() };
+    let expected = Expected::default();
+    let wanted = Wanted { file: &file, pinned: None, name: Some("model.safetensors"), expected: &expected };
+    let found = versions.flat_map(|version| {
+        let file = choose(&version, query, &wanted, "an answer").ok()?;
+        let _ = page(hosts, &version);
+        Some(download_url(&version, file, query, hosts))
+    });
+    found.collect()
+}
+
 /// Who is not let in is told what would open the door.
 fn closed(error: SourceError, page: &str, hosts: &Hosts) -> SourceError {
     match error {

@@ -5,6 +5,8 @@
 //! that shall outlive it, below `staging/partial`. Sources block their thread, tell what they do by [`SourceEvent`],
 //! and stop when the cancel flag of [`SourceOptions`] is set. They never print.
 
+#[doc(hidden)]
+pub mod answers;
 pub mod archive;
 pub(crate) mod civitai;
 mod digest;

@@ -78,19 +78,28 @@ pub fn resolve(
         }
         Err(error) => return Err(transfer(error, &shown)),
     }
+    version_of(&body, &url, version).map_err(unusable)
+}
+
+/// What an answer to `url` says of a version: of `version`, where one was asked for. The error says what is wrong.
+pub(super) fn version_of(
+    body: &[u8],
+    url: &Url,
+    version: Option<&str>,
+) -> Result<RegistryVersion, &'static str> {
     let answer: Answer =
-        serde_json::from_slice(&body).map_err(|_| unusable("not what the Registry says of a version"))?;
+        serde_json::from_slice(body).map_err(|_| "not what the Registry says of a version")?;
     let Some(download) = answer.download_url.as_deref().and_then(fetch::web_address) else {
-        return Err(unusable("no `downloadUrl`"));
+        return Err("no `downloadUrl`");
     };
-    if http::is_downgrade(&url, &download) {
-        return Err(unusable("a `downloadUrl` that leaves https"));
+    if http::is_downgrade(url, &download) {
+        return Err("a `downloadUrl` that leaves https");
     }
     let Some(found) = answer.version.filter(|found| !found.is_empty()) else {
-        return Err(unusable("no `version`"));
+        return Err("no `version`");
     };
     if version.is_some_and(|version| version != found) {
-        return Err(unusable("another version than the one that was asked for"));
+        return Err("another version than the one that was asked for");
     }
     Ok(RegistryVersion { version: found, url: download.into() })
 }
@@ -104,10 +113,13 @@ pub fn repository(id: &str, options: &SourceOptions<'_>) -> Result<Option<String
         .map_err(|_| SourceError::Address { url: shown.clone(), reason: "not an address of a registry" })?;
     let mut body = Vec::new();
     fetch::fetch(&url, &mut body, ANSWER, options.cancel).map_err(|error| transfer(error, &shown))?;
-    let answer: serde_json::Value = serde_json::from_slice(&body).map_err(|_| SourceError::HttpAnswer {
-        url: shown,
-        reason: "not what the Registry says of a node".to_owned(),
-    })?;
+    repository_of(&body).map_err(|reason| SourceError::HttpAnswer { url: shown, reason: reason.to_owned() })
+}
+
+/// Where an answer says that the repository of a node is.
+pub(super) fn repository_of(body: &[u8]) -> Result<Option<String>, &'static str> {
+    let answer: serde_json::Value =
+        serde_json::from_slice(body).map_err(|_| "not what the Registry says of a node")?;
     Ok(answer["repository"].as_str().filter(|text| !text.is_empty()).map(str::to_owned))
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::credentials;
+use crate::fetch::web_address;
 use crate::source::digest::{Expected, hex, unhex};
 use crate::source::error::SourceError;
 use crate::source::event::SourceOptions;
@@ -180,6 +181,16 @@ impl Server<'_> {
             "operation": "download", "transfers": ["basic"], "hash_algo": "sha256", "objects": objects
         });
         let answer = self.ask(endpoint, &body.to_string()).map_err(|source| self.wrap(first, source))?;
+        self.downloads(&answer, endpoint, batch)
+    }
+
+    /// What an answer of the batch API says of `batch`.
+    fn downloads(
+        &self,
+        answer: &Value,
+        endpoint: &Url,
+        batch: &[Wanted],
+    ) -> Result<Vec<Download>, SourceError> {
         let none = Vec::new();
         let answered = answer["objects"].as_array().unwrap_or(&none);
         batch
@@ -195,7 +206,7 @@ impl Server<'_> {
                     return Err(self.failed(wanted, reason));
                 }
                 let action = &object["actions"]["download"];
-                let href = action["href"].as_str().and_then(|href| Url::parse(href).ok());
+                let href = action["href"].as_str().and_then(web_address);
                 let Some(url) = href else {
                     return Err(self.failed(wanted, "the server says no address for it"));
                 };
@@ -258,6 +269,15 @@ impl Server<'_> {
             },
         }
     }
+}
+
+/// Where an answer of the batch API says that an object is. Fuzzing enters here.
+pub(super) fn addresses(answer: &Value, endpoint: &Url, sha256: [u8; 32]) -> Vec<Url> {
+    let options = SourceOptions::default();
+    let server = Server { shown: "a server", endpoint: None, objects: None, options: &options };
+    let wanted = Wanted { pointer: Pointer { sha256, size: 1 }, file: "a".to_owned() };
+    let found = server.downloads(answer, endpoint, &[wanted]);
+    found.into_iter().flatten().map(|download| download.url).collect()
 }
 
 /// The endpoint that a `.lfsconfig` names, where it may be used: http and https only.

@@ -135,5 +135,28 @@ pub(crate) fn source_key(commit: &str) -> String {
     format!("git:{commit}")
 }
 
+/// What the files of a commit that git and Git LFS read make of `bytes`: where submodules of a repository at `base`, and
+/// objects of Git LFS, are fetched from. Fuzzing enters here.
+pub(super) fn addresses(bytes: &[u8], base: &str) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let _ = (lfs::pointer(bytes), lfs::uses_lfs(bytes));
+    let settings = config::parse(&text);
+    let paths = settings.iter().filter(|setting| setting.key == "path").map(|setting| &*setting.value);
+    let urls = paths.filter_map(|path| config::submodule_url(&settings, path));
+    let Ok(base) = GitUrl::parse(base) else { return Vec::new() };
+    let submodules = urls.filter_map(|url| base.submodule(url).ok()).map(|target| target.transport());
+    let endpoint = lfs::configured_endpoint(&text).ok().flatten();
+    submodules.chain(endpoint.map(String::from)).collect()
+}
+
+/// Where an answer of the batch API of Git LFS says that the object of this hash is. Fuzzing enters here.
+pub(super) fn lfs_addresses(
+    answer: &serde_json::Value,
+    endpoint: &url::Url,
+    sha256: [u8; 32],
+) -> Vec<url::Url> {
+    lfs::addresses(answer, endpoint, sha256)
+}
+
 #[cfg(test)]
 mod tests;

@@ -150,6 +150,11 @@ impl Facts {
     }
 }
 
+/// What is expected of a file after these headers. Fuzzing enters here.
+pub(super) fn expected_of(headers: &HeaderMap, expected: &Expected) -> Result<Expected, SourceError> {
+    Facts::of(headers).expected(expected, "a file")
+}
+
 /// Asks the hub, without following where it sends us for the bytes.
 fn ask(url: &Url, file: &HubFile, hosts: &Hosts, options: &SourceOptions<'_>) -> Result<Facts, SourceError> {
     let headers = hosts.hub.headers(url)?;

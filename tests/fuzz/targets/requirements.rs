@@ -1,0 +1,5 @@
+//! libFuzzer over [`cvs_fuzz::requirements`].
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| cvs_fuzz::hold(cvs_fuzz::requirements, bytes));
