@@ -237,8 +237,8 @@ fn what_is_no_install_or_description_is_told() {
         (&empty, "is not a ComfyUI install: there is no main.py in it, nor in its ComfyUI/"),
         (&odd, "it is no snapshot, lock, spec or workflow that is known"),
         (&broken, "not valid JSON"),
-        (&picture, "a picture or video that holds no workflow"),
-        (&bytes, "neither text nor a PNG, WebP or MP4 (byte 0 is no UTF-8)"),
+        (&picture, "a file that could hold a workflow, and holds none"),
+        (&bytes, "neither text nor a file of a kind that ComfyUI writes workflows into (byte 0 is no UTF-8)"),
         (&several, "snapshots: there are 2; say which one, from 1 to 2"),
         (&world.env.path("missing"), "No such file or directory"),
     ] {

@@ -27,10 +27,11 @@ const NAMED: usize = 8;
 /// Make a version of what is there: an install of ComfyUI, a snapshot, a workflow, a picture.
 ///
 /// A file is a snapshot of ComfyUI-Manager or Comfy Desktop, a definition of `comfy build`, a comfy-lock.yaml, the lock of
-/// the earlier tool, a spec, a workflow, or a PNG, WebP or MP4 that holds one. What it does not say becomes a question in
-/// the spec, which `cvs validate` names. An install is only read. Its core and nodes become the commits that they are at; what no remote has, or was changed,
-/// is taken as it is. Its models enter the store, and its packages are installed by exact version. At the end stands
-/// what became of what, and what was left out. An import that was interrupted goes on when it is run again.
+/// the earlier tool, a spec, a workflow, or what ComfyUI has saved with one in it: a picture, video, sound, mesh or model.
+/// What it does not say becomes a question in the spec, which `cvs validate` names. An install is only read. Its core and
+/// nodes become the commits that they are at; what no remote has, or was changed, is taken as it is. Its models enter the
+/// store, and its packages are installed by exact version. At the end stands what became of what, and what was left out.
+/// An import that was interrupted goes on when it is run again.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
     /// The directory of ComfyUI, or the one that has it as ComfyUI/; or a file.
@@ -152,7 +153,7 @@ enum Format {
     LockV1,
     /// A spec.
     Spec,
-    /// A workflow in either format, or a picture or video that holds one.
+    /// A workflow in either format, or a file that ComfyUI has saved with one in it.
     Workflow,
 }
 

@@ -142,7 +142,7 @@ fn model(bytes: &[u8], name: &str) -> ModelInfo {
     info
 }
 
-/// A picture or video that may hold a workflow.
+/// A file that ComfyUI has saved, which may hold a workflow.
 pub fn picture(bytes: &[u8]) {
     let _ = Document::read(bytes);
     described(bytes);

@@ -52,7 +52,8 @@ pub struct FileImport {
 }
 
 impl Workspace {
-    /// Makes the version `id` of a file: a snapshot, a lock, a spec, a workflow, a picture or video that holds one.
+    /// Makes the version `id` of a file: a snapshot, a lock, a spec, a workflow, or what ComfyUI has
+    /// saved with one in it.
     ///
     /// # Errors
     /// [`ImportError`] for what cannot be read, else those of [`Workspace::create`]. Nothing is published then.
@@ -71,7 +72,7 @@ impl Workspace {
                 self.workflow(content, options).map_err(bad)?.finish_with(id, options)
             }
             (_, Content::Workflows(_)) => {
-                return Err(bad("a picture or video holds nothing but a workflow".to_owned()).into());
+                return Err(bad("files that ComfyUI saves hold nothing but a workflow".to_owned()).into());
             }
             (Format::Spec, Content::Text(value)) => {
                 (renamed(value, id).map_err(bad)?, ImportReport::default())
@@ -172,7 +173,7 @@ fn renamed(value: Value, id: &VersionId) -> Result<Map<String, Value>, String> {
 enum Content {
     /// JSON or YAML.
     Text(Value),
-    /// What a picture or video holds, the editor's document first.
+    /// What a file that ComfyUI has saved holds, the editor's document first.
     Workflows(Vec<Value>),
 }
 
@@ -211,7 +212,9 @@ pub fn describe(file: &mut (impl Read + Seek), id: &VersionId) -> Result<(Format
         (Format::Workflow, content) => workflow::read(&content.workflows()?, &[], &|_| None).finish(id).0,
         (Format::Spec, Content::Text(value)) => renamed(value, id)?,
         (format, Content::Text(value)) => formats::read(format, &value, None)?.finish(id).0,
-        (_, Content::Workflows(_)) => return Err("a picture holds nothing but a workflow".to_owned()),
+        (_, Content::Workflows(_)) => {
+            return Err("files that ComfyUI saves hold nothing but a workflow".to_owned());
+        }
     };
     let origin = Origin::Named("what a file says".to_owned());
     let document = SpecDocument::from_root(spec, origin, id, ReadOptions::default());
@@ -273,7 +276,10 @@ fn content(file: &mut (impl Read + Seek)) -> io::Result<Result<Content, String>>
 /// JSON, or else YAML.
 fn text(bytes: &[u8]) -> Result<Value, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        format!("neither text nor a PNG, WebP or MP4 (byte {} is no UTF-8)", error.valid_up_to())
+        format!(
+            "neither text nor a file of a kind that ComfyUI writes workflows into (byte {} is no UTF-8)",
+            error.valid_up_to()
+        )
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if document::is_dense(text) {

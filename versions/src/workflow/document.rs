@@ -26,8 +26,8 @@ const WRAPPERS: [&str; 4] = ["input", "prompt", "output", "workflow"];
 pub(crate) const VALUES: usize = 1 << 19;
 
 impl Document {
-    /// Reads a file: a text, or a picture or video that ComfyUI has saved, which holds what it
-    /// was made by.
+    /// Reads the content of a file: a text, or what ComfyUI has saved as a picture, video, sound, mesh or model, which
+    /// holds what it was made by.
     pub fn read(bytes: &[u8]) -> Result<Self, WorkflowError> {
         match embedded::look(bytes) {
             Some(texts) => Self::of_texts(&texts),
@@ -35,7 +35,7 @@ impl Document {
         }
     }
 
-    /// As [`Self::read`]. Of a picture or video only the parts that hold texts are read, however large it is; a text may
+    /// As [`Self::read`]. Of what ComfyUI has saved only the parts that hold texts are read, however large it is; a text may
     /// have `limit` bytes.
     pub fn read_file(file: &mut (impl Read + Seek), limit: u64) -> io::Result<Result<Self, WorkflowError>> {
         let Some((bytes, more)) = gist::read(file)? else {
@@ -103,12 +103,12 @@ impl Document {
     }
 }
 
-/// What a picture or video is that has no workflow among the texts that were read.
+/// What a file is that has no workflow among the texts that were read.
 pub(crate) fn without_workflow(cut: bool) -> String {
     match cut {
-        false => "a picture or video that holds no workflow".to_owned(),
+        false => "a file that could hold a workflow, and holds none".to_owned(),
         true => format!(
-            "a picture or video whose texts have more than {} bytes, and no workflow in those that are read",
+            "a file whose texts have more than {} bytes, and no workflow in those that are read",
             embedded::TOTAL
         ),
     }

@@ -1,9 +1,12 @@
-//! The texts in a picture or video, where ComfyUI writes what it was made by: PNG text chunks, the EXIF of a WebP, the
-//! metadata of an MP4.
+//! The texts in a file that ComfyUI has saved, where it writes what the file was made by: PNG text chunks, the EXIF of a
+//! WebP, the metadata of videos, sounds, meshes and tensors.
 //!
 //! *Promises.* Every parser is total: bytes of a stranger never make it panic, loop or allocate beyond a bound. A file
 //! that ends too early, or whose lengths lie, has the texts that come before that; one with more texts than are read has
 //! those that are.
+
+pub(crate) mod documents;
+pub(crate) mod streams;
 
 use std::io::Read;
 
@@ -57,7 +60,7 @@ impl Texts {
     }
 }
 
-/// The texts of a PNG, a WebP or an MP4 by their names; none when the bytes are neither.
+/// The texts of a file by their names; none when the bytes are of no kind that ComfyUI writes texts into.
 pub fn texts(bytes: &[u8]) -> Option<Vec<(String, String)>> {
     look(bytes).map(|texts| texts.list)
 }
@@ -71,6 +74,20 @@ pub(crate) fn look(bytes: &[u8]) -> Option<Texts> {
         webp(bytes.get(12..).unwrap_or_default(), &mut texts);
     } else if bytes.get(4..8) == Some(b"ftyp") {
         boxes(bytes, 0, &mut Vec::new(), &mut texts);
+    } else if let Some(rest) = bytes.strip_prefix(streams::FLAC) {
+        streams::flac(rest, &mut texts);
+    } else if bytes.starts_with(streams::OGG) {
+        streams::ogg(bytes, &mut texts);
+    } else if bytes.starts_with(streams::ID3) {
+        streams::id3(bytes, &mut texts);
+    } else if bytes.starts_with(streams::MATROSKA) {
+        streams::matroska(bytes, 0, &mut texts);
+    } else if bytes.starts_with(documents::GLB) {
+        documents::glb(bytes, &mut texts);
+    } else if documents::is_svg(bytes) {
+        documents::svg(bytes, &mut texts);
+    } else if documents::safetensors_head(bytes).is_some() {
+        documents::safetensors(bytes, &mut texts);
     } else {
         return None;
     }
@@ -115,7 +132,10 @@ fn png(mut rest: &[u8], texts: &mut Texts) {
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         let Some((data, tail)) = tail.split_at_checked(length) else { break };
         match (kind, split(data)) {
-            (b"tEXt", Some((keyword, text))) => texts.take(text.len(), || (latin(keyword), latin(text))),
+            // The second is ComfyUI's own, in pictures that move.
+            (b"tEXt" | b"comf", Some((keyword, text))) => {
+                texts.take(text.len(), || (latin(keyword), latin(text)));
+            }
             (b"zTXt", Some((keyword, [0, packed @ ..]))) => {
                 if let Some(text) = inflated(packed, texts) {
                     texts.take(text.len(), || (latin(keyword), latin(&text)));
@@ -301,12 +321,13 @@ fn items(mut rest: &[u8], keys: &[String], texts: &mut Texts) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Cursor, Write};
 
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
-    use crate::workflow::{Document, WorkflowError};
+    use crate::workflow::{Document, WorkflowError, gist};
 
     fn png(chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
         let mut bytes = PNG.to_vec();
@@ -351,6 +372,13 @@ mod tests {
         let list = atom(b"ilst", &atom(&[0, 0, 0, 1], &data));
         let meta = atom(b"meta", &[atom(b"hdlr", &[0; 24]), keys, list].concat());
         [atom(b"ftyp", b"isom"), atom(b"mdat", &[9; 40]), atom(b"moov", &meta)].concat()
+    }
+
+    /// Every other kind of file with these texts.
+    fn others(texts: &[(&str, &str)]) -> [Vec<u8>; 7] {
+        use super::documents::tests::{glb_of, safetensors_of, svg_of};
+        use super::streams::tests::{flac_of, mp3_of, ogg_of, webm_of};
+        [flac_of, ogg_of, mp3_of, webm_of, svg_of, glb_of, safetensors_of].map(|make| make(texts))
     }
 
     #[test]
@@ -417,6 +445,17 @@ mod tests {
         assert!(matches!(read(&[]), Err(WorkflowError::Unrecognised { .. })));
         assert!(matches!(Document::read(&webp()), Ok(Document::Graph(_))));
         assert!(matches!(Document::read(&mp4()), Ok(Document::Graph(_))));
+        let own = png(&[(b"IDAT", b""), (b"comf", graph)]);
+        assert!(matches!(Document::read(&own), Ok(Document::Graph(_))));
+        for (which, one) in others(&[
+            ("TITLE", "x"),
+            ("workflow", &format!("{:#}", json!({ "nodes": [], "links": [], "x": "é".repeat(70_000) }))),
+        ])
+        .into_iter()
+        .enumerate()
+        {
+            assert!(matches!(Document::read(&one), Ok(Document::Graph(_))), "{which}");
+        }
         let comment = atom(b"data", b"\0\0\0\x01\0\0\0\0{\"workflow\": {\"nodes\": [], \"links\": []}}");
         let list = atom(b"ilst", &atom(b"\xa9cmt", &comment));
         let meta = atom(b"meta", &[vec![0; 4], atom(b"hdlr", &[0; 24]), list].concat());
@@ -428,20 +467,23 @@ mod tests {
         /// Whatever a byte is changed to, and wherever the file ends, there is an answer.
         #[test]
         fn damaged_files_have_an_answer(
-            which in 0..3usize,
+            which in 0..10usize,
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
             end in any::<prop::sample::Index>(),
         ) {
             let mut bytes = match which {
                 0 => png(&[(b"zTXt", &[b"z\0\0".to_vec(), packed(b"text")].concat()), (b"iTXt", b"i\0\0\0\0\0x")]),
                 1 => webp(),
-                _ => mp4(),
+                2 => mp4(),
+                other => others(&[("workflow", "{\"nodes\": []}"), ("PROMPT", "{}")])[other - 3].clone(),
             };
             for (at, byte) in changes {
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
             }
             bytes.truncate(end.index(bytes.len() + 1));
+            let (kept, _) = gist::read(&mut Cursor::new(&bytes)).unwrap().unwrap_or_default();
+            prop_assert!(kept.len() <= bytes.len());
             let all: usize = texts(&bytes).unwrap_or_default().iter().map(|(_, text)| text.len()).sum();
             prop_assert!(all <= 3 * bytes.len() + 64);
         }
