@@ -34,6 +34,11 @@ pub(super) struct Draft {
 impl Draft {
     /// The core at a commit or ref; `None` asks.
     pub(super) fn core(&mut self, repo: Option<&str>, revision: Option<&str>) {
+        self.core_or(repo, revision, "It is not said");
+    }
+
+    /// The core at a commit or ref; where there is none, the question says `instead`, which is known of it.
+    pub(super) fn core_or(&mut self, repo: Option<&str>, revision: Option<&str>, instead: &str) {
         let repo = repo.filter(|repo| RepoUrl::parse(repo).is_ok()).unwrap_or(CORE);
         let repo = self.public(repo, BY_GIT);
         self.core.insert("repo".to_owned(), repo.into());
@@ -43,7 +48,7 @@ impl Draft {
             }
             None => self.ask(
                 json!({ "about": "core" }),
-                "which commit of ComfyUI? It is not said; until `comfy.ref` or `comfy.commit` says it, it is the newest",
+                &format!("which commit of ComfyUI? {instead}; until `comfy.ref` or `comfy.commit` says it, it is the newest"),
             ),
         }
     }
@@ -133,12 +138,20 @@ impl Draft {
             entry["target_dir"] = format!("$COMFY_HOME/custom_nodes/{plain}{DISABLED}").into();
             entry["install_requirements"] = false.into();
         }
-        let key = |entry: &Value| {
-            entry.get("target_dir").or_else(|| entry.get("name")).unwrap_or(&entry["repo"]).clone()
+        // Names that differ in case alone are one directory on other systems, and one node to ComfyUI-Manager.
+        let place = |entry: &Value| {
+            let text = |key: &str| entry.get(key).and_then(Value::as_str);
+            let own = || RepoUrl::parse(text("repo")?).ok().map(|repo| repo.base_name());
+            text("target_dir")
+                .or(text("name"))
+                .map(str::to_owned)
+                .or_else(own)
+                .unwrap_or_default()
+                .to_ascii_lowercase()
         };
         let text = |key: &str| entry.get(key).and_then(Value::as_str);
         let at = text("commit").or(text("ref")).map(|at| format!(" at {at}")).unwrap_or_default();
-        let is_known = |known: &&Value| key(known) == key(&entry) || known["repo"] == entry["repo"];
+        let is_known = |known: &&Value| place(known) == place(&entry) || known["repo"] == entry["repo"];
         if let Some(known) = self.nodes.iter().find(is_known) {
             if *known != entry {
                 let reason = format!(

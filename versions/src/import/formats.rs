@@ -21,12 +21,14 @@ pub enum Format {
     LockV1,
     /// A spec of cvs.
     Spec,
-    /// A workflow, or a picture or video that holds one.
+    /// A workflow, or a file that ComfyUI has saved with one in it.
     Workflow,
 }
 
 const MANAGER: [&str; 3] = ["git_custom_nodes", "cnr_custom_nodes", "file_custom_nodes"];
 
+/// A file in `custom_nodes` that ComfyUI itself brings, and that snapshots list.
+const OF_THE_CORE: &str = "websocket_image_save.py";
 /// Folders of `models/` by the kinds that formats name in the singular.
 const FOLDERS: [(&str, &str); 12] = [
     ("checkpoint", "checkpoints"),
@@ -53,7 +55,8 @@ pub(super) fn detect(value: &Value) -> Option<Format> {
         () if map.get("schema_version") == Some(&json!(1)) && map.contains_key("comfyui") => Format::LockV1,
         () if map.contains_key("schema_version") && map.contains_key("comfy") => Format::Spec,
         () if text("type").starts_with("comfyui-desktop") => Format::DesktopSnapshot,
-        () if definition.iter().any(|key| text(key).contains("distribution-definition"))
+        () if text("schema").starts_with("comfy-build/")
+            || definition.iter().any(|key| text(key).contains("distribution-definition"))
             || map.contains_key("baseComfyVersion") =>
         {
             Format::BuildDefinition
@@ -84,7 +87,11 @@ pub(super) fn read(format: Format, value: &Value, number: Option<usize>) -> Resu
         },
         Format::ComfyLock => comfy_lock(map, &mut draft)?,
         Format::DesktopSnapshot => desktop(map, number, &mut draft)?,
-        Format::BuildDefinition => definition(map, &mut draft)?,
+        Format::BuildDefinition => match map.get("definition") {
+            // The file that comfy-cli keeps has the definition inside.
+            Some(Value::Object(inner)) => definition(inner, &mut draft)?,
+            _ => definition(map, &mut draft)?,
+        },
         Format::LockV1 => lock_v1(map, &mut draft)?,
         Format::Spec | Format::Workflow => return Err("it is not read as a snapshot".to_owned()),
     }
@@ -122,6 +129,9 @@ fn manager(map: &Map<String, Value>, draft: &mut Draft) -> Result<(), String> {
     }
     for file in list(map, "file_custom_nodes")? {
         let name = text(file, "filename").ok_or("file_custom_nodes: a `filename` is expected")?;
+        if name == OF_THE_CORE {
+            continue;
+        }
         draft.ask(
             json!({ "about": "node", "name": name }),
             &format!("where is the node {name}? The snapshot names the file and does not have it"),
@@ -133,11 +143,13 @@ fn manager(map: &Map<String, Value>, draft: &mut Draft) -> Result<(), String> {
     Ok(())
 }
 
-/// A line of `pip freeze`; what names a directory cannot be had again.
+/// A line of `pip freeze`, or what stands before its `@` and behind it; what names a directory cannot be had again.
 fn package_of(draft: &mut Draft, package: &str, at: &str) {
     let address = package.split_once(" @ ").map_or(at, |(_, address)| address);
     if package.starts_with('-') || address.starts_with("file:") {
         draft.report.leave_out(redact_words(package), "a package of a directory of that machine");
+    } else if !at.is_empty() {
+        draft.package(&format!("{} @ {at}", package.trim()));
     } else if !package.trim().is_empty() {
         draft.package(package.trim());
     }
@@ -147,6 +159,8 @@ fn comfy_lock(map: &Map<String, Value>, draft: &mut Draft) -> Result<(), String>
     match map.get("custom_nodes") {
         Some(Value::Object(inner)) => manager(inner, draft)?,
         None | Some(Value::Null) => draft.core(None, None),
+        // What comfy-cli itself writes.
+        Some(Value::Array(none)) if none.is_empty() => draft.core(None, None),
         Some(_) => return Err("custom_nodes: an object is expected".to_owned()),
     }
     for (index, model) in list(map, "models")?.iter().enumerate() {
@@ -184,7 +198,7 @@ fn desktop(map: &Map<String, Value>, number: Option<usize>, draft: &mut Draft) -
     let snapshot =
         snapshots[index].as_object().ok_or(format!("snapshots[{index}]: an object is expected"))?;
     let core = snapshot.get("comfyui").unwrap_or(&Value::Null);
-    draft.core(None, text(core, "commit").or(text(core, "releaseTag")).or(text(core, "ref")));
+    draft.core(None, ["commit", "releaseTag", "baseTag", "ref"].iter().find_map(|key| text(core, key)));
     for (at, node) in list(snapshot, "customNodes")?.iter().enumerate() {
         let enabled = node.get("enabled").and_then(Value::as_bool).unwrap_or(true);
         let name = text(node, "dirName");
@@ -252,6 +266,12 @@ fn definition(map: &Map<String, Value>, draft: &mut Draft) -> Result<(), String>
         Some(Value::Object(packages)) => {
             for (package, version) in packages {
                 package_of(draft, &format!("{package}=={}", version.as_str().unwrap_or_default()), "");
+            }
+        }
+        // As `pip freeze` says it, after comments.
+        Some(Value::String(lines)) => {
+            for line in lines.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+                package_of(draft, line, "");
             }
         }
         _ => {
@@ -325,8 +345,8 @@ fn below_models(path: &str) -> String {
 }
 
 pub(super) fn folder(kind: &str) -> String {
-    let kind = kind.to_ascii_lowercase();
-    FOLDERS.iter().find(|(one, _)| *one == kind).map_or(kind, |(_, folder)| (*folder).to_owned())
+    let known = FOLDERS.iter().find(|(one, _)| one.eq_ignore_ascii_case(kind));
+    known.map_or(kind, |(_, folder)| folder).to_owned()
 }
 
 /// `3.12` of `3.12.7`.
@@ -337,172 +357,4 @@ fn minor(version: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-    const SHA: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
-
-    fn spec(value: &Value) -> Value {
-        let format = detect(value).expect("a known format");
-        let draft = read(format, value, None).expect("a sound file");
-        Value::Object(draft.finish(&crate::spec::VersionId::new("x").unwrap()).0)
-    }
-
-    #[test]
-    fn every_format_is_known_by_its_content() {
-        let manager = json!({ "comfyui": COMMIT, "git_custom_nodes": {}, "pips": {} });
-        for (value, format) in [
-            (manager.clone(), Some(Format::ManagerSnapshot)),
-            (json!({ "custom_nodes": manager }), Some(Format::ManagerSnapshot)),
-            (json!({ "basics": {}, "models": [], "custom_nodes": manager }), Some(Format::ComfyLock)),
-            (json!({ "models": [], "custom_nodes": manager }), Some(Format::ComfyLock)),
-            (json!({ "type": "comfyui-desktop-2-snapshot", "snapshots": [] }), Some(Format::DesktopSnapshot)),
-            (json!({ "schema": "distribution-definition/0" }), Some(Format::BuildDefinition)),
-            (json!({ "schema_version": 1, "comfyui": {} }), Some(Format::LockV1)),
-            (json!({ "schema_version": 2, "comfy": {} }), Some(Format::Spec)),
-            (json!({ "nodes": [], "links": [] }), Some(Format::Workflow)),
-            (json!({ "1": { "class_type": "A", "inputs": {} } }), Some(Format::Workflow)),
-            (json!({ "x": 1 }), None),
-            (json!([]), None),
-        ] {
-            assert_eq!(detect(&value), format, "{value}");
-        }
-    }
-
-    #[test]
-    fn what_formats_say_becomes_a_spec() {
-        let desktop = spec(&json!({ "type": "comfyui-desktop-2-snapshot", "version": 2, "snapshots": [{
-            "comfyui": { "ref": "master", "commit": COMMIT, "releaseTag": "v0.3.0" },
-            "customNodes": [
-                { "type": "cnr", "id": "tidy", "dirName": "Tidy", "version": "1.2.3", "enabled": true },
-                { "type": "git", "id": "n", "dirName": "n", "url": "https://h/o/n", "commit": COMMIT, "enabled": false },
-                { "type": "file", "id": "one.py" },
-            ],
-            "pipPackages": { "torch": "2.5.1+cu124", "mine": "file:///x" }, "pythonVersion": "3.12.7" }] }));
-        assert_eq!(desktop["comfy"], json!({ "repo": crate::import::draft::CORE, "commit": COMMIT }));
-        assert_eq!(
-            desktop["custom_nodes"],
-            json!([
-                { "repo": "registry:tidy", "ref": "1.2.3", "name": "Tidy", "install_requirements": false },
-                { "repo": "https://h/o/n", "commit": COMMIT, "name": "n",
-                  "target_dir": "$COMFY_HOME/custom_nodes/n.disabled", "install_requirements": false },
-            ])
-        );
-        assert_eq!(desktop["python"], json!({ "version": "3.12", "torch_backend": "cu124" }));
-        assert_eq!(desktop["python_packages"], json!(["torch==2.5.1+cu124"]));
-        assert_eq!(desktop["questions"][0]["name"], "one.py");
-
-        let built = spec(&json!({ "schema": "distribution-definition/0", "baseComfyVersion": "0.3.64",
-            "customNodes": [{ "name": "n", "repository": "https://h/o/n", "gitRef": "main" },
-                { "name": "t", "id": "tidy", "registryVersion": "1.0.0" }],
-            "models": [{ "type": "lora", "filename": "l.safetensors", "sha256": SHA, "sourceUri": "https://h/l" },
-                { "type": "vae", "filename": "v.safetensors", "sha256": SHA }],
-            "pipDependencies": ["numpy==1.26.4"], "environment": { "pythonVersion": "3.11" } }));
-        assert_eq!(built["comfy"]["ref"], "v0.3.64");
-        assert_eq!(built["custom_nodes"][1]["repo"], "registry:tidy");
-        assert_eq!(
-            built["models"],
-            json!([{ "source": "https://h/l", "target_path": "models/loras/l.safetensors",
-                "checksum": format!("sha256:{SHA}") }])
-        );
-        assert_eq!(built["questions"][0]["sha256"], SHA);
-
-        let lock = spec(&json!({ "basic": {}, "models": [
-            { "model": "c.safetensors", "url": "https://h/c", "paths": [{ "path": "models/checkpoints/c.safetensors" }],
-              "hashes": [{ "hash": "0123456789", "type": "AutoV2" }, { "hash": SHA, "type": "SHA256" }], "type": "checkpoint" }],
-            "custom_nodes": { "comfyui": COMMIT, "git_custom_nodes": { "?": { "hash": COMMIT } }, "cnr_custom_nodes": { "t": "nightly" } } }));
-        assert_eq!(lock["models"][0]["target_path"], "models/checkpoints/c.safetensors");
-        assert_eq!(lock["models"][0]["checksum"], format!("sha256:{SHA}"));
-        assert_eq!(lock["questions"].as_array().map(Vec::len), Some(2));
-
-        let old = spec(
-            &json!({ "schema_version": 1, "version_name": "x", "comfyui": { "repo": "https://h/o/c", "commit": COMMIT },
-            "custom_nodes": [{ "name": "N", "repo": "https://h/o/n", "commit": COMMIT, "path": "/old/custom_nodes/n-dir" }],
-            "models": [{ "name": "m", "source": "https://h/m.bin", "target_path": "/old/models/vae/m.bin", "checksum": format!("sha256:{SHA}") }],
-            "python": { "version": "3.11.9", "packages": [{ "name": "a", "version": "1" }, { "name": "b", "url": "https://h/b.whl" }] } }),
-        );
-        assert_eq!(old["comfy"], json!({ "repo": "https://h/o/c", "commit": COMMIT }));
-        assert_eq!(old["custom_nodes"][0]["name"], "n-dir");
-        assert_eq!(old["models"][0]["target_path"], "models/vae/m.bin");
-        assert_eq!(old["python_packages"], json!(["a==1", "b @ https://h/b.whl"]));
-    }
-
-    #[test]
-    fn no_secret_of_a_file_is_kept_or_told() {
-        let value = json!({ "comfyui": COMMIT, "git_custom_nodes": {
-            "https://me:S3CRET@h/o/n": { "hash": COMMIT },
-            "https://S3CRET@h/o/unpinned": {},
-            "git+ssh://git:S3CRET@h/o/odd": {},
-            "https://S3CRET@": { "hash": COMMIT },
-        }, "pips": { "p @ git+https://S3CRET@h/p@v1": "", "-e git+https://S3CRET@h/e": "" } });
-        let draft = read(Format::ManagerSnapshot, &value, None).expect("a sound file");
-        let (spec, report) = draft.finish(&crate::spec::VersionId::new("x").unwrap());
-        assert_eq!(spec["custom_nodes"][0]["repo"], "https://h/o/n");
-        assert_eq!(spec["python_packages"], json!(["p @ git+https://h/p@v1"]));
-        let told: Vec<_> = report.left_out.iter().map(|left| left.path.display().to_string()).collect();
-        assert_eq!(told[0], "https://h/o/n");
-        let lock = json!({ "models": [
-            { "model": "m", "url": "https://h/m?token=S3CRET&a=1" }, { "model": "m", "url": "https://other/m" },
-        ] });
-        let lock = read(Format::ComfyLock, &lock, None).expect("a sound file");
-        let (lock, more) = lock.finish(&crate::spec::VersionId::new("x").unwrap());
-        assert_eq!(
-            lock["models"],
-            json!([{ "source": "https://h/m?a=1", "target_path": "models/checkpoints/m" }])
-        );
-        let old = json!({ "models": [{ "source": "https://civitai.com/api/download/models/1?token=S3CRET" }],
-            "python": { "packages": [{ "name": "p", "url": "git+https://S3CRET@h/p@v1 ; python_version > '3'" }] } });
-        let old = read(Format::LockV1, &old, None).expect("a sound file");
-        let (old, told) = old.finish(&crate::spec::VersionId::new("x").unwrap());
-        assert_eq!(
-            old["models"],
-            json!([{ "source": "https://civitai.com/api/download/models/1", "target_path": "models/checkpoints/1" }])
-        );
-        assert_eq!(old["python_packages"], json!(["p @ git+https://h/p@v1 ; python_version > '3'"]));
-        let reasons: Vec<_> = told.left_out.iter().map(|left| left.reason.as_str()).collect();
-        let reason = "the password or token in its address: specs have none; ";
-        assert_eq!(
-            reasons,
-            ["set CIVITAI_TOKEN to yours", "git's credential helper is asked for yours"]
-                .map(|instead| format!("{reason}{instead}"))
-        );
-        // What is left out is told.
-        let reasons: Vec<_> = more.left_out.iter().map(|left| left.reason.as_str()).collect();
-        assert_eq!(reasons[1..], ["https://h/m?a=1 comes before it at models/checkpoints/m"]);
-        let all = format!("{spec:?} {report:?} {lock:?} {more:?} {old:?} {told:?}");
-        assert!(!all.contains("S3CRET"), "{all}");
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (format, value, said) in [
-            (
-                Format::ManagerSnapshot,
-                json!({ "git_custom_nodes": [] }),
-                "git_custom_nodes: an object is expected",
-            ),
-            (
-                Format::ManagerSnapshot,
-                json!({ "file_custom_nodes": [{}] }),
-                "file_custom_nodes: a `filename` is expected",
-            ),
-            (Format::ComfyLock, json!({ "models": [{}] }), "models[0]: a `model` is expected"),
-            (Format::DesktopSnapshot, json!({}), "snapshots: it has none"),
-            (
-                Format::DesktopSnapshot,
-                json!({ "snapshots": [{ "customNodes": [{ "type": "cnr" }] }] }),
-                "snapshots[0].customNodes[0]: an `id` is expected",
-            ),
-            (
-                Format::BuildDefinition,
-                json!({ "customNodes": [{}] }),
-                "customNodes[0]: a `repository` or an `id` is expected",
-            ),
-            (Format::LockV1, json!({ "custom_nodes": [{}] }), "custom_nodes[0]: a `repo` is expected"),
-            (Format::LockV1, json!([]), "an object is expected"),
-        ] {
-            assert_eq!(read(format, &value, None).err().as_deref(), Some(said), "{value}");
-        }
-    }
-}
+mod tests;

@@ -13,6 +13,8 @@ use crate::spec::{LockedModel, Revision};
 
 /// What model files are called.
 const ENDS: [&str; 9] = [".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx", ".pt2"];
+/// What the editor calls ComfyUI itself.
+const CORE: &str = "comfy-core";
 /// Graphs within graphs.
 const DEPTH: usize = 16;
 
@@ -26,10 +28,14 @@ pub(super) fn read(
     let mut draft = Draft::default();
     let mut found = Found::default();
     for document in documents {
-        found.document(document, 0);
+        found.document(document, &BTreeSet::new(), 0);
+        found.versions(document);
     }
     let core = found.core.iter().max_by_key(|version| numbers(version)).map(|version| format!("v{version}"));
-    draft.core(None, core.as_deref());
+    let editor = found.editor.as_ref().map_or("It is not said".to_owned(), |version| {
+        format!("It is said only that the editor was comfyui-frontend-package {version}, which the requirements of ComfyUI name")
+    });
+    draft.core_or(None, core.as_deref(), &editor);
     for (id, Pack { version, repo }) in &found.packs {
         let is_commit = version.as_ref().is_some_and(|text| is_commit(text));
         match (repo, version) {
@@ -61,6 +67,8 @@ pub(super) fn read(
 #[derive(Default)]
 struct Found {
     core: BTreeSet<String>,
+    /// The version of the editor.
+    editor: Option<String>,
     packs: BTreeMap<String, Pack>,
     /// Classes that nobody answers for where they stand, and the first node that has each.
     classes: BTreeMap<String, String>,
@@ -85,18 +93,38 @@ struct Embedded {
 }
 
 impl Found {
-    fn document(&mut self, document: &Value, depth: usize) {
+    /// What editors of early 2025 wrote once for all nodes.
+    fn versions(&mut self, document: &Value) {
+        let extra = &document["extra"];
+        self.editor = self.editor.take().or(extra["frontendVersion"].as_str().map(str::to_owned));
+        for (id, version) in extra["node_versions"].as_object().into_iter().flatten() {
+            let Some(version) = version.as_str().map(without_v).filter(|version| !version.is_empty()) else {
+                continue;
+            };
+            if id == CORE {
+                self.core.extend((!is_commit(&version)).then_some(version));
+            } else if let Some(pack) = self.packs.get_mut(id) {
+                pack.version.get_or_insert(version);
+            }
+        }
+    }
+
+    /// `outer` are the graphs of the documents around it, whose instances count as nodes.
+    fn document(&mut self, document: &Value, outer: &BTreeSet<&str>, depth: usize) {
         let Some(map) = document.as_object().filter(|_| depth < DEPTH) else { return };
         self.embedded(map);
         if let Some(nodes) = map.get("nodes").and_then(Value::as_array) {
             let graphs = document.pointer("/definitions/subgraphs").and_then(Value::as_array);
             let graphs: &[Value] = graphs.map(Vec::as_slice).unwrap_or_default();
-            let own: BTreeSet<&str> = graphs.iter().filter_map(|graph| graph["id"].as_str()).collect();
+            let own = graphs.iter().filter_map(|graph| graph["id"].as_str());
+            let own: BTreeSet<&str> = own.chain(outer.iter().copied()).collect();
             for node in nodes {
                 self.node(node, &own);
             }
-            for graph in graphs {
-                self.document(graph, depth + 1);
+            // Groups that were made into nodes lie beside the graph.
+            let groups = document.pointer("/extra/groupNodes").and_then(Value::as_object);
+            for graph in graphs.iter().chain(groups.into_iter().flat_map(Map::values)) {
+                self.document(graph, &own, depth + 1);
             }
         } else {
             for (id, node) in map {
@@ -117,14 +145,15 @@ impl Found {
         let class = node["type"].as_str().unwrap_or_default();
         let properties = node.get("properties").unwrap_or(&Value::Null);
         let text = |key: &str| properties[key].as_str().map(str::trim).filter(|text| !text.is_empty());
-        let version = text("ver").map(|text| text.strip_prefix('v').unwrap_or(text).to_owned());
+        let version = text("ver").map(without_v);
         match (text("cnr_id"), text("aux_id")) {
-            (Some("comfy-core"), _) => self.core.extend(version.filter(|version| !is_commit(version))),
+            (Some(CORE), _) => self.core.extend(version.filter(|version| !is_commit(version))),
             (Some(id), repo) => self.pack(id, version, repo),
             (None, Some(repo)) => self.pack(repo, version, Some(repo)),
             (None, None) if class.is_empty() || own.contains(class) || classes::is_known(class) => {}
             (None, None) => {
-                let id = node["id"].to_string();
+                // Nodes of a group have a number in it alone.
+                let id = node.get("id").or(node.get("index")).unwrap_or(&Value::Null).to_string();
                 self.classes.entry(class.to_owned()).or_insert(id);
             }
         }
@@ -251,6 +280,10 @@ fn take(model: &LockedModel, draft: &mut Draft) {
     draft.model(&model.source, &model.path.to_string(), Some(&hex(&model.sha256)));
 }
 
+fn without_v(version: &str) -> String {
+    version.strip_prefix('v').unwrap_or(version).to_owned()
+}
+
 fn is_commit(version: &str) -> bool {
     version.len() >= 7
         && !version.contains('.')
@@ -318,5 +351,63 @@ mod tests {
         let all = format!("{spec:?} {report:?}");
         assert!(!all.contains("S3CRET"), "{all}");
         assert!(document.to_string().contains("S3CRET"));
+    }
+
+    fn described(document: Value) -> (Map<String, Value>, Vec<String>) {
+        let draft = read(&[document], &[], &|_| None);
+        let (spec, report) = draft.finish(&VersionId::new("x").unwrap());
+        (spec, report.questions)
+    }
+
+    #[test]
+    fn what_says_a_version_is_found_wherever_editors_write_it() {
+        let node = |id: u32, kind: &str, properties: Value| json!({ "id": id, "type": kind, "properties": properties });
+        // Of the whole document, as editors of early 2025 did.
+        let (spec, questions) = described(json!({ "links": [],
+            "nodes": [node(1, "KSampler", json!({})), node(2, "A", json!({ "cnr_id": "a" }))],
+            "extra": { "frontendVersion": "1.17.1", "node_versions": { "comfy-core": "v0.3.14", "a": "1.2.0", "gone": "1.0" } } }));
+        assert_eq!(spec["comfy"]["ref"], "v0.3.14");
+        assert_eq!(spec["custom_nodes"], json!([{ "repo": "registry:a", "ref": "1.2.0" }]));
+        assert_eq!(questions, [""; 0]);
+
+        // In a group; and an instance, within one subgraph, of another.
+        let (spec, questions) = described(json!({ "links": [],
+            "nodes": [node(1, "workflow>mine", json!({})), node(2, "one", json!({}))],
+            "definitions": { "subgraphs": [
+                { "id": "one", "nodes": [node(3, "other", json!({})), node(4, "Lost", json!({}))] },
+                { "id": "other", "nodes": [] },
+            ] },
+            "extra": { "frontendVersion": "1.45.0", "groupNodes": { "mine": { "nodes": [
+                { "index": 7, "type": "B", "properties": { "cnr_id": "b", "ver": "2.0.0" } },
+                { "index": 8, "type": "Unheard" },
+            ] } } } }));
+        assert_eq!(spec["custom_nodes"], json!([{ "repo": "registry:b", "ref": "2.0.0" }]));
+        assert_eq!(
+            questions,
+            [
+                "which commit of ComfyUI? It is said only that the editor was comfyui-frontend-package 1.45.0, which the \
+                 requirements of ComfyUI name; until `comfy.ref` or `comfy.commit` says it, it is the newest",
+                "which node has the class Lost? Node 4 of the workflow does not say",
+                "which node has the class Unheard? Node 8 of the workflow does not say",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_pack_that_two_nodes_name_differently_is_one() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let nodes: Vec<Value> = [
+            json!({ "cnr_id": "comfyui-tidy", "ver": "1.0.0" }),
+            json!({ "aux_id": "someone/ComfyUI-Tidy", "ver": commit }),
+            json!({ "aux_id": "other/ComfyUI-Tidy", "ver": commit }),
+        ]
+        .into_iter()
+        .map(|properties| json!({ "id": 1, "type": "A", "properties": properties }))
+        .collect();
+        let draft = read(&[json!({ "nodes": nodes, "links": [] })], &[], &|_| None);
+        let (spec, report) = draft.finish(&VersionId::new("x").unwrap());
+        assert_eq!(spec["custom_nodes"], json!([{ "repo": "registry:comfyui-tidy", "ref": "1.0.0" }]));
+        let told: Vec<_> = report.left_out.iter().map(|left| left.reason.as_str()).collect();
+        assert_eq!(told, ["registry:comfyui-tidy comes before it at the same place"; 2]);
     }
 }
