@@ -7,12 +7,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
-use cvs_store::{BlobId, Store, StoreError, View};
+use cvs_store::{BlobId, Stamp, Store, StoreError, View};
 use lru::LruCache;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::damage::{Damage, DamagedBlob, Stamp};
+use crate::damage::{Damage, DamagedBlob};
 use crate::direct::{Direct, LARGE};
 use crate::error::FsError;
 use crate::prefetch::Trace;

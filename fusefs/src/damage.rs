@@ -8,11 +8,10 @@ use std::collections::HashMap;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::fs::Metadata;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cvs_store::{BlobId, LowerId, RelPath, View};
+use cvs_store::{BlobId, LowerId, RelPath, Stamp, View};
 
 /// More are not listed: where so many are damaged, it is the store that is.
 const LISTED: usize = 1000;
@@ -32,21 +31,6 @@ pub struct DamagedBlob {
     pub paths: Vec<RelPath>,
     /// All of them.
     pub files: usize,
-}
-
-/// What tells a file from another that took its place, and from what it was before it was written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    dev: u64,
-    ino: u64,
-    ctime: (i64, i64),
-}
-
-impl Stamp {
-    pub(crate) fn of(metadata: &Metadata) -> Self {
-        let ctime = (metadata.ctime(), metadata.ctime_nsec());
-        Self { dev: metadata.dev(), ino: metadata.ino(), ctime }
-    }
 }
 
 /// What is known of a damaged object.

@@ -16,8 +16,9 @@ use rustix::fs::{CWD, RenameFlags};
 use crate::error::{StoreError, write_error};
 use crate::id::ManifestId;
 use crate::layout::{self, Key};
+use crate::stamp::Stamp;
 use crate::store::{Hold, size_of};
-use crate::txn::{Source, Staged, Stamp, Transaction};
+use crate::txn::{Source, Staged, Transaction};
 
 /// Up to this many files or directories are synced one by one; more, by one `syncfs`.
 const SYNC_ONE_BY_ONE: usize = 8;

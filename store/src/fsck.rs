@@ -13,8 +13,8 @@ use crate::gc::{RootSource, list_objects};
 use crate::hash::hash_file;
 use crate::id::{BlobId, ManifestId};
 use crate::layout::Key;
+use crate::stamp::Stamp;
 use crate::store::{Hold, Store};
-use crate::txn::Stamp;
 use rayon::prelude::*;
 
 /// An object, for reports.

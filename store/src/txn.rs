@@ -23,6 +23,7 @@ use crate::id::{BlobId, ManifestId};
 use crate::layout::{self, Key};
 use crate::lease::{Lease, LeaseKind};
 use crate::manifest::{Manifest, ManifestBuilder};
+use crate::stamp::Stamp;
 use crate::store::{Hold, Store, size_of};
 
 /// Hits confirmed under one hold of the store's lock.
@@ -62,26 +63,6 @@ pub(crate) struct Staged {
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
     pub(crate) stamp: Stamp,
-}
-
-/// What tells a file from another one that took its name, or from itself after a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    pub(crate) device: u64,
-    pub(crate) inode: u64,
-    pub(crate) size: u64,
-    pub(crate) modified: (i64, i64),
-}
-
-impl Stamp {
-    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        }
-    }
 }
 
 impl Transaction {

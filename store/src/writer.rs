@@ -10,7 +10,8 @@ use rustix::fs::OFlags;
 use crate::error::{StoreError, write_error};
 use crate::hash;
 use crate::id::BlobId;
-use crate::txn::{Staged, Stamp, Transaction};
+use crate::stamp::Stamp;
+use crate::txn::{Staged, Transaction};
 
 /// A blob of this size or more is synced when it ends rather than with the batch, so that the commit does not stall.
 const LARGE: u64 = 8 << 20;
