@@ -326,9 +326,10 @@ fn of_mount(error: &MountError) -> Exit {
 
 fn of_mounts(error: &MountsError) -> Exit {
     match error {
-        MountsError::Occupied { .. } | MountsError::InUse { .. } | MountsError::StillThere { .. } => {
-            Exit::Busy
-        }
+        MountsError::Occupied { .. }
+        | MountsError::InUse { .. }
+        | MountsError::Hidden { .. }
+        | MountsError::StillThere { .. } => Exit::Busy,
         // The daemon has said why, with the code that belongs to it.
         MountsError::DidNotStart { status, .. } => match status.code() {
             Some(4) => Exit::Busy,

@@ -334,6 +334,41 @@ fn a_detached_mount_takes_no_younger_one_of_its_version_along() {
 }
 
 #[test]
+fn what_somebody_has_mounted_over_a_mount_stays() {
+    let Some(env) = with_version() else { return };
+    ingest(&env, "w", &[("other", b"w")]);
+    let dir = mount(&env, "v", "dir", &[]);
+    let cover =
+        || nix::mount::mount(Some("theirs"), &dir, Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>);
+    let Some(()) = available(cover().map_err(|error| Missing(format!("a tmpfs ({error})")))) else {
+        return umount(&env, "v");
+    };
+    mount(&env, "w", "dir", &[]);
+    // The upper one goes, and then nobody waits for the one below, or takes what is between.
+    let hidden = env.cvs(["umount", "mnt/dir"]).code(4);
+    let expected = "w is unmounted from $TEST/mnt/dir
+error: $TEST/mnt/dir is hidden: theirs is mounted over it
+hint: take that down first: `umount $TEST/mnt/dir`
+";
+    assert_eq!(env.redact(&hidden.stderr), expected);
+    for flags in [&["--lazy"][..], &["--force"], &[]] {
+        env.cvs(["umount", "v"]).args(flags).code(4);
+    }
+    assert_eq!(env.mounts(), [&*dir, &*dir]);
+
+    // Nor when the ones below and above are dead.
+    mount(&env, "w", "dir", &[]);
+    for id in ["v", "w"] {
+        kill_and_wait(daemon(&env, id), Signal::SIGKILL);
+    }
+    env.cvs(["umount", "mnt/dir"]).code(4);
+    assert_eq!(env.mounts(), [&*dir, &*dir]);
+    nix::mount::umount(&dir).expect("unmounting what is ours");
+    umount(&env, "mnt/dir");
+    assert_eq!(env.mounts(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
 fn of_two_that_mount_at_one_place_at_once_one_does() {
     let Some(env) = with_version() else { return };
     for _ in 0..5 {

@@ -147,6 +147,9 @@ pub(super) fn of_mounts(error: &MountsError) -> Option<String> {
              `cvs umount --force {0}` (its files fail)",
             shell::word(path)
         )),
+        MountsError::Hidden { path, .. } => {
+            Some(format!("take that down first: `umount {}`", shell::word(path)))
+        }
         MountsError::NotEmpty { .. } => {
             Some("name an empty directory, or one that does not exist yet".to_owned())
         }

@@ -59,6 +59,14 @@ pub(crate) enum MountsError {
         /// Programs with their pids.
         users: String,
     },
+    /// Something was mounted over it, so that it cannot be reached.
+    #[error("{} is hidden: {what} is mounted over it", path.display())]
+    Hidden {
+        /// The mountpoint.
+        path: PathBuf,
+        /// What is mounted there, too.
+        what: String,
+    },
     /// The daemon ended before the mount was usable. What it said has been shown.
     #[error("the mount of {version} did not come up: its process ended ({status}); its log is {}", log.display())]
     DidNotStart {

@@ -12,7 +12,7 @@ use nix::mount::MntFlags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::table::{MODELS, Models, MountInfo, mount_alone, shows, source_of};
+use super::table::{MODELS, Models, MountInfo, hidden_by, mount_alone, shows, source_of};
 use super::{control, unmount, users};
 use crate::error::CliError;
 use crate::signals;
@@ -134,6 +134,9 @@ fn stop(mountpoint: &Path, version: &str, device: Option<&str>, at_once: bool) {
             // With files open: only the end of this process ends it.
             tracing::warn!(mountpoint = %mountpoint.display(), "ended while files are open");
             std::process::exit(1);
+        }
+        if let Some(what) = hidden_by(mountpoint, version, device) {
+            tracing::warn!("{what} is mounted over it: it stays until that is gone, or a second signal");
         }
         return;
     }

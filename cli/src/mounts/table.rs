@@ -251,6 +251,16 @@ pub(super) fn shows(mountpoint: &Path, version: &str, device: Option<&str>) -> b
     top(mountpoint).is_some_and(|line| is_mount(&line, version, device))
 }
 
+/// What has been mounted over the mount of this version that has this device, where that mount is still there.
+pub(super) fn hidden_by(mountpoint: &Path, version: &str, device: Option<&str>) -> Option<String> {
+    let lines = mountinfo::read().ok()?;
+    let mut there = lines.into_iter().rev().filter(|line| line.mountpoint == mountpoint);
+    let top = there.next().filter(|top| !is_mount(top, version, device))?;
+    // Some filesystems have no source, and say so.
+    let what = if top.source == "none" { top.kind } else { top.source };
+    there.any(|line| is_mount(&line, version, device)).then_some(what)
+}
+
 /// True when what can be seen at the models directory of a mountpoint is the models connection of the mount of ours that
 /// can be seen there, and not something that somebody has put there.
 pub(super) fn shows_models(mountpoint: &Path) -> bool {
@@ -376,6 +386,12 @@ pub(crate) fn find(store: &Store, target: &OsStr) -> Result<Vec<MountEntry>, Cli
         }
         return Err(MountsError::NotMounted { target: target.to_string_lossy().into_owned() }.into());
     }
+    // Of several at one place, the one that can be seen comes first.
+    found.sort_by_cached_key(|of| {
+        let path = of.mountpoint().to_owned();
+        let is_shown = shows(&path, &of.version, of.info.device.as_deref());
+        (path, !is_shown)
+    });
     Ok(found)
 }
 

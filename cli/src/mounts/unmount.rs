@@ -12,7 +12,7 @@ use cvs_store::ProcessId;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
-use super::table::{MountEntry, MountState, models_of, shows, shows_models};
+use super::table::{MountEntry, MountState, hidden_by, models_of, shows, shows_models};
 use super::{MountsError, users};
 
 /// Between two looks at a mount that is busy, or a daemon that ends.
@@ -44,9 +44,16 @@ pub(crate) fn take_down(
 ) -> Result<(), MountsError> {
     let path = entry.mountpoint();
     let is_shown = || shows(path, &entry.version, entry.info.device.as_deref());
+    let check_reached = || match hidden_by(path, &entry.version, entry.info.device.as_deref()) {
+        Some(what) => Err(MountsError::Hidden { path: path.to_owned(), what }),
+        None => Ok(()),
+    };
     if entry.state == MountState::Dead {
-        // Somebody else may have cleared it.
-        return detach(path).or_else(|error| if is_shown() { Err(error) } else { Ok(()) });
+        // Somebody else may have cleared it. What can be seen in its place is not ours to take down.
+        return match is_shown() {
+            true => detach(path).or_else(|error| if is_shown() { Err(error) } else { Ok(()) }),
+            false => check_reached(),
+        };
     }
     let deadline = Instant::now() + patience;
     let mut told = false;
@@ -75,6 +82,7 @@ pub(crate) fn take_down(
             Err(error) => return Err(MountsError::io("unmount", path)(error)),
         }
     }
+    check_reached()?;
     match (how, entry.pid) {
         // Its daemon serves open files, for as long as they are.
         (How::Lazy, _) | (_, None) => Ok(()),
