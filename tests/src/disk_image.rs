@@ -2,11 +2,13 @@
 //! ext4, or an XFS where files are to share blocks.
 
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::Missing;
@@ -81,8 +83,12 @@ impl DiskImage {
                 Err(error) => panic!("unmounting {}: {error}", at.display()),
             }
         });
-        // Where others have copied the tree of mounts for themselves, the filesystem stays for as long as they do.
-        wait_until(PATIENCE, "an unmounted filesystem ends", || !self.state().exists());
+        // Where others have copied the tree of mounts for themselves, the filesystem stays for as long as they do. It gives
+        // the device back last, after what the kernel shows of it has gone.
+        wait_until(PATIENCE, "an unmounted filesystem ends", || {
+            let alone = File::options().read(true).custom_flags(OFlag::O_EXCL.bits()).open(&self.device);
+            !self.state().exists() && alone.is_ok()
+        });
     }
 
     /// What the kernel shows of the filesystem while it is mounted.
