@@ -121,25 +121,33 @@ impl Overlay {
     /// Gives a node that is no directory a place in the upper layer, with the first `keep` bytes of its content; true
     /// when that cut it off, and so changed it. The caller does not have the table: contents are copied here.
     pub(crate) fn copy_up(&self, ino: Ino, keep: u64) -> Result<bool, FsError> {
-        let upper = self.writable()?;
-        let _turn = self.turn(ino)?;
-        self.copy_up_alone(upper, ino, keep, false).map(|copied| copied.cut)
+        self.copy_up_or_part(ino, keep, || false).map(|copied| copied.cut)
     }
 
-    /// Copies a file up and parts it. Returns the names that the copy has.
-    pub(crate) fn copy_up_parting(&self, ino: Ino, keep: u64) -> Result<Vec<Name>, FsError> {
+    /// [`Self::copy_up`] of a file that parts when `parts` says so. It is asked once, when the bytes are there and before
+    /// anybody can see them, and may lock what it decides by: nothing is copied from then on.
+    pub(crate) fn copy_up_or_part(
+        &self,
+        ino: Ino,
+        keep: u64,
+        parts: impl FnOnce() -> bool,
+    ) -> Result<Copied, FsError> {
         let upper = self.writable()?;
-        let _turn = self.turn(ino)?;
-        let copied = self.copy_up_alone(upper, ino, keep, true)?;
-        if !copied.names.is_empty() {
-            return Ok(copied.names);
+        // Who has locked what `parts` locks comes here for what is in the upper layer, and must not wait for a turn then.
+        if !self.is_written(ino) {
+            let _turn = self.turn(ino)?;
+            let place = self.place(&self.read(), ino)?;
+            if let Place::Lower(id) = place {
+                return self.copy_up_alone(upper, ino, id, keep, parts);
+            }
         }
-        // It was in the upper layer already, with the content that it has in the view.
-        self.renumber(&mut self.write(), ino).map(|(_, names)| names)
+        // In the upper layer already; who parts it has found there what it has in the view.
+        let names = if parts() { self.renumber(&mut self.write(), ino)?.1 } else { Vec::new() };
+        Ok(Copied { cut: false, names })
     }
 
-    /// Waits until nobody else copies the node up, for as long as that copy gets on. The right is given back however the copy ends, a panic included:
-    /// others wait for it.
+    /// Waits until nobody else copies the node up, for as long as that copy gets on. The right is given back however the
+    /// copy ends, a panic included: others wait for it.
     fn turn(&self, ino: Ino) -> Result<Turn<'_>, FsError> {
         {
             let mut copying = self.copying.lock().unwrap_or_else(|e| e.into_inner());
@@ -159,17 +167,18 @@ impl Overlay {
     }
 
     /// Copies up while no other thread copies the same node.
-    fn copy_up_alone(&self, upper: &Upper, ino: Ino, keep: u64, part: bool) -> Result<Copied, FsError> {
-        let id = {
-            let tree = self.read();
-            match self.place(&tree, ino)? {
-                Place::Lower(id) => id,
-                Place::Upper { .. } | Place::Pinned(_) => return Ok(Copied::default()),
-            }
-        };
+    fn copy_up_alone(
+        &self,
+        upper: &Upper,
+        ino: Ino,
+        id: LowerId,
+        keep: u64,
+        parts: impl FnOnce() -> bool,
+    ) -> Result<Copied, FsError> {
         let attr = self.getattr(ino)?;
         let temporary = upper.temporary();
         let made = self.copy_content(upper, id, &attr, keep, &temporary).and_then(|file| {
+            let part = parts();
             let mut tree = self.write();
             self.adopt_copy(&mut tree, upper, ino, id, &attr, &temporary)?;
             // In one step with the copy: whoever has the old number never sees the copy's attributes under it.
@@ -283,7 +292,7 @@ impl Overlay {
     }
 
     /// Who waits for the copy of a node may go on waiting.
-    fn copy_gets_on(&self, ino: Ino) {
+    pub(crate) fn copy_gets_on(&self, ino: Ino) {
         if let Some(moved) = self.copying.lock().unwrap_or_else(|e| e.into_inner()).get_mut(&ino) {
             *moved = Instant::now();
         }
@@ -304,12 +313,11 @@ impl Overlay {
 }
 
 /// What a copy-up has done.
-#[derive(Default)]
-struct Copied {
+pub(crate) struct Copied {
     /// Bytes were left out.
     cut: bool,
-    /// The names that it took with it, when it parted.
-    names: Vec<Name>,
+    /// The names that lead elsewhere now, when it parted.
+    pub(crate) names: Vec<Name>,
 }
 
 /// The right to copy a node up, which one thread has at a time.

@@ -28,6 +28,10 @@ mod intent;
 mod links;
 mod load;
 mod mount;
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../tests/it/mounts.rs"]
+mod mounts;
 mod names;
 mod overlay;
 mod part;

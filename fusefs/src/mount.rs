@@ -1,8 +1,9 @@
 //! Mounting an overlay and taking the mount down.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 
 use fuser::{Config, Session, SessionACL};
@@ -51,6 +52,8 @@ pub struct Mount {
     mountpoint: PathBuf,
     overlay: Arc<Overlay>,
     name: String,
+    /// Disconnected when both connections have ended and nothing is worked on.
+    done: Receiver<()>,
 }
 
 impl Mount {
@@ -58,8 +61,9 @@ impl Mount {
     pub fn new(overlay: Arc<Overlay>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
         let failed = |source| MountError::Mount { path: mountpoint.to_owned(), source };
         // First: from its beginning on, the tree connection must know what it does not show.
+        let (working, done) = mpsc::channel();
         let passthrough = match &options.passthrough {
-            Some(path) => passthrough::connect(&overlay, path, options),
+            Some(path) => passthrough::connect(&overlay, path, options, &working),
             None => Err(Refusal::TurnedOff),
         };
         let lent = passthrough.as_ref().ok().map(|passthrough| Arc::new(Lent::new(passthrough.top)));
@@ -75,10 +79,10 @@ impl Mount {
         config.acl = SessionACL::All;
         config.n_threads = Some(options.threads.max(1));
         let form = TreeForm { overlay: Arc::clone(&overlay), lent: lent.clone() };
-        let adapter = Adapter { overlay: Arc::clone(&overlay), form };
+        let adapter = Adapter::new(&overlay, form, working);
         let session = Session::from_fd(adapter, connection, config.acl, config).map_err(failed)?;
         let (mountpoint, name) = (mountpoint.to_owned(), options.source.clone());
-        Ok(Self { session, passthrough, lent, mountpoint, overlay, name })
+        Ok(Self { session, passthrough, lent, mountpoint, overlay, name, done })
     }
 
     /// Answers the kernel until the mount is taken down, by whomever; it is never taken down from here. `ready` is
@@ -114,11 +118,12 @@ impl Mount {
             }
         });
         let served = self.session.run().map_err(|source| MountError::Mount { path: mountpoint, source });
+        over.store(true, Ordering::Relaxed);
         // Files may be open in the second after the first is gone.
         if let Ok(Some(second)) = second.join() {
             let _ = second.join();
         }
-        over.store(true, Ordering::Relaxed);
+        let _ = self.done.recv();
         drop(end);
         let _ = ahead.join();
         served

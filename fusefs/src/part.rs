@@ -8,18 +8,6 @@ use crate::tree::{Name, Node, Slot, Tree};
 use crate::types::{Ino, Kind};
 
 impl Overlay {
-    /// Parts a file, of which the copy keeps the first `keep` bytes. Returns the names that lead elsewhere now; none
-    /// when it had none.
-    pub(crate) fn part(&self, ino: Ino, keep: u64) -> Result<Vec<Name>, FsError> {
-        {
-            let tree = self.read();
-            if self.name_of(&tree, ino).is_err() {
-                return Ok(Vec::new());
-            }
-        }
-        self.copy_up_parting(ino, keep)
-    }
-
     /// Gives the names of an upper file to a node of its own; `ino` is what it was in the view. Returns the new number
     /// and its names. The caller alone has the table.
     pub(crate) fn renumber(&self, tree: &mut Tree, ino: Ino) -> Result<(Ino, Vec<Name>), FsError> {
@@ -52,6 +40,11 @@ impl Overlay {
     /// True for a file whose content is in the upper layer.
     pub(crate) fn is_upper_file(&self, ino: Ino) -> bool {
         self.read().nodes.get(&ino).is_some_and(|node| node.upper && node.kind == Kind::File)
+    }
+
+    /// True for what has been unlinked and is in use.
+    pub(crate) fn has_no_name(&self, ino: Ino) -> bool {
+        self.name_of(&self.read(), ino).is_err()
     }
 
     /// True when the names of a file lead to a copy of it.

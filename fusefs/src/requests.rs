@@ -72,10 +72,38 @@ struct Desk {
     since: AtomicU64,
 }
 
+/// All of them, and those of threads that have ended.
 static DESKS: Mutex<Vec<Arc<Desk>>> = Mutex::new(Vec::new());
+static FREE: Mutex<Vec<Arc<Desk>>> = Mutex::new(Vec::new());
+
+/// The desk of a thread, which another takes when it has ended.
+struct Seat(Arc<Desk>);
+
+impl Seat {
+    fn take() -> Self {
+        let free = FREE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Self(free.unwrap_or_else(|| {
+            let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
+            let desk = Arc::new(Desk {
+                answered: zeros(),
+                failed: zeros(),
+                kind: AtomicUsize::new(0),
+                since: AtomicU64::new(0),
+            });
+            DESKS.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&desk));
+            desk
+        }))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        FREE.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&self.0));
+    }
+}
 
 thread_local! {
-    static DESK: OnceCell<Arc<Desk>> = const { OnceCell::new() };
+    static SEAT: OnceCell<Seat> = const { OnceCell::new() };
 }
 
 /// Nanoseconds since the first question, and one.
@@ -87,19 +115,7 @@ fn now() -> u64 {
 /// Works on a request; `failed` says of what it gives whether it is an error.
 pub(crate) fn count<T>(kind: &str, work: impl FnOnce() -> T, failed: impl FnOnce(&T) -> bool) -> T {
     let index = KINDS.iter().position(|known| *known == kind).unwrap_or(KINDS.len() - 1);
-    let desk = DESK.with(|own| {
-        Arc::clone(own.get_or_init(|| {
-            let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
-            let desk = Arc::new(Desk {
-                answered: zeros(),
-                failed: zeros(),
-                kind: AtomicUsize::new(0),
-                since: AtomicU64::new(0),
-            });
-            DESKS.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&desk));
-            desk
-        }))
-    });
+    let desk = SEAT.with(|seat| Arc::clone(&seat.get_or_init(Seat::take).0));
     desk.kind.store(index, Ordering::Relaxed);
     desk.since.store(now(), Ordering::Relaxed);
     let done = work();

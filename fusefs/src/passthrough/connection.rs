@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use cvs_store::{BlobId, LowerId};
@@ -84,14 +85,16 @@ pub(crate) fn connect(
     overlay: &Arc<Overlay>,
     path: &Path,
     options: &MountOptions,
+    working: &Sender<()>,
 ) -> Result<Passthrough, Refusal> {
     let top = directory(overlay, path).ok_or_else(|| Refusal::NoDirectory { path: path.to_owned() })?;
     if is_linked_outside(overlay, path) {
         return Err(Refusal::LinkedOutside { path: path.to_owned() });
     }
     // The kernel wants to know how many filesystems lie on each other below: one that is no such stack, or overlayfs.
-    match connect_over(overlay, path, top, options, 1) {
-        Err(Refusal::Failed { errno: Errno::LOOP, .. }) => connect_over(overlay, path, top, options, 2),
+    let over = |depth| connect_over(overlay, path, top, options, depth, working.clone());
+    match over(1) {
+        Err(Refusal::Failed { errno: Errno::LOOP, .. }) => over(2),
         done => done,
     }
 }
@@ -146,6 +149,7 @@ fn connect_over(
     top: Ino,
     options: &MountOptions,
     depth: u32,
+    working: Sender<()>,
 ) -> Result<Passthrough, Refusal> {
     let objects = read_only_objects(overlay)?;
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
@@ -167,7 +171,7 @@ fn connect_over(
     let mut config = Config::default();
     config.acl = SessionACL::All;
     config.n_threads = Some(options.threads.max(1));
-    let adapter = Adapter { overlay: Arc::clone(overlay), form };
+    let adapter = Adapter::new(overlay, form, working);
     let session =
         Session::from_fd(adapter, device, config.acl, config).map_err(|error| match Errno::from_io_error(
             &error,

@@ -22,7 +22,7 @@ use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use fuser::{
@@ -34,15 +34,25 @@ use rustix::fs::OFlags;
 pub use connection::Refusal;
 pub(crate) use connection::{Passthrough, connect, serve};
 
+use crate::adapter::aside;
 use crate::error::FsError;
 use crate::form::{Form, init_all};
 use crate::overlay::Overlay;
 use crate::reply::{FOREVER, GENERATION, guard};
 use crate::types::{Attr, Caller, Ino, SetAttr};
-use opens::{Content, Opens};
+use opens::{Content, Node, Opens};
 
 /// Opens are told apart by their nodes alone.
 const HANDLE: FileHandle = FileHandle(0);
+
+fn truncates(flags: OpenFlags) -> bool {
+    flags.0 as u32 & OFlags::TRUNC.bits() != 0
+}
+
+/// True for an open after which the file is not what it was, or may not be.
+fn changes(flags: OpenFlags) -> bool {
+    flags.acc_mode() != OpenAccMode::O_RDONLY || truncates(flags)
+}
 
 /// The form of a passthrough connection.
 pub(crate) struct PassthroughForm {
@@ -62,13 +72,31 @@ pub(crate) struct PassthroughForm {
 }
 
 impl PassthroughForm {
-    /// Refuses to change the content of a node whose readers would not see it, after giving its names to a copy.
-    fn check_current(&self, content: &Content, ino: Ino, keep: u64) -> Result<(), FsError> {
-        if matches!(content, Content::Object(_)) {
-            self.opens.parted(ino, self.overlay.part(ino, keep)?);
+    /// Gives a file whose content is about to change its place in the upper layer, with the first `keep` bytes, and locks
+    /// it. They are copied first: until they are, the file is opened and closed as ever.
+    ///
+    /// Refuses when its readers would not see the change, after giving its names to a copy.
+    fn lock_to_change<'n>(
+        &self,
+        node: &'n Node,
+        ino: Ino,
+        keep: u64,
+    ) -> Result<MutexGuard<'n, Content>, FsError> {
+        // Neither has a name to give.
+        if self.overlay.is_parted(ino)
+            || (self.overlay.has_no_name(ino) && node.lock_for_change().is_object())
+        {
             return Err(FsError::Stale);
         }
-        if self.overlay.is_parted(ino) { Err(FsError::Stale) } else { Ok(()) }
+        let mut locked = None;
+        let parts = || locked.insert(node.lock_for_change()).is_object();
+        let names = self.overlay.copy_up_or_part(ino, keep, parts)?.names;
+        let content = locked.unwrap_or_else(|| node.lock_for_change());
+        if content.is_object() {
+            self.opens.parted(ino, names);
+            return Err(FsError::Stale);
+        }
+        if self.overlay.is_parted(ino) { Err(FsError::Stale) } else { Ok(content) }
     }
 
     /// What an open of a node that nobody has open is answered with.
@@ -91,37 +119,36 @@ impl PassthroughForm {
     }
 
     /// What is needed before an open can be answered.
-    fn prepare(
+    fn prepare<'n>(
         &self,
-        content: &mut Content,
+        node: &'n Node,
         ino: Ino,
         flags: OpenFlags,
         caller: Caller,
         back: impl Fn(&std::fs::File) -> io::Result<BackingId>,
-    ) -> Result<(), FsError> {
-        let truncates = flags.0 as u32 & OFlags::TRUNC.bits() != 0;
-        if truncates || flags.acc_mode() != OpenAccMode::O_RDONLY {
-            self.check_current(content, ino, if truncates { 0 } else { u64::MAX })?;
-            if truncates {
-                let change = SetAttr { size: Some(0), ..SetAttr::default() };
-                self.overlay.setattr(ino, change, caller)?;
-            } else {
-                self.overlay.copy_up_any(ino)?;
-            }
+    ) -> Result<MutexGuard<'n, Content>, FsError> {
+        let mut content = match truncates(flags) {
+            true => self.lock_to_change(node, ino, 0)?,
+            false if changes(flags) => self.lock_to_change(node, ino, u64::MAX)?,
+            false => node.lock(),
+        };
+        if truncates(flags) {
+            let change = SetAttr { size: Some(0), ..SetAttr::default() };
+            self.overlay.setattr(ino, change, caller)?;
         }
-        if matches!(content, Content::Closed) {
+        if matches!(*content, Content::Closed) {
             *content = self.content(ino, back)?;
         }
-        Ok(())
+        Ok(content)
     }
 
     /// Lets `answer` say ESTALE when the kernel has forgotten where the node's names led. It asks for locks that a
     /// caller may hold who waits for us, so it is not for a thread that serves.
-    fn when_forgotten(&self, ino: Ino, answer: impl FnOnce() + Send + 'static) {
+    fn when_forgotten<A: FnOnce() + Send + 'static>(&self, ino: Ino, answer: A) {
         let names = self.opens.take_parted(ino);
         let numbers: Vec<_> = names.into_iter().map(|name| (self.number(name.0), name)).collect();
         let (number, notifier) = (self.number(ino), Arc::clone(&self.notifier));
-        std::thread::spawn(move || {
+        let tell = move |answer: A| {
             if let Some(notifier) = notifier.get() {
                 for (dir, (_, name)) in &numbers {
                     let name = std::ffi::OsStr::from_bytes(name);
@@ -133,7 +160,9 @@ impl PassthroughForm {
                 let _ = notifier.inval_inode(number, -1, 0);
             }
             answer();
-        });
+        };
+        // Without a thread the kernel keeps the names until somebody opens the file, is told the same, and asks again.
+        aside(answer, tell, |answer| answer());
     }
 
     /// What the kernel was told while the file was the view's holds no longer.
@@ -204,18 +233,15 @@ impl Form for PassthroughForm {
 
     fn open(&self, ino: Ino, flags: OpenFlags, caller: Caller, reply: ReplyOpen) {
         let node = self.opens.node(ino);
-        let changes = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 as u32 & OFlags::TRUNC.bits() != 0;
-        let mut content = if changes { node.lock_for_change() } else { node.lock() };
-        let prepared = guard("open", ino.0, || {
-            self.prepare(&mut content, ino, flags, caller, |file| reply.open_backing(file))
-        });
-        match prepared {
-            Ok(()) => {}
+        let prepared =
+            guard("open", ino.0, || self.prepare(&node, ino, flags, caller, |file| reply.open_backing(file)));
+        let content = match prepared {
+            Ok(content) => content,
             Err(Errno::ESTALE) => return self.when_forgotten(ino, move || reply.error(Errno::ESTALE)),
             Err(errno) => return reply.error(errno),
-        }
+        };
         node.opened();
-        if changes {
+        if changes(flags) {
             self.forget_attributes(ino);
         }
         match &*content {
@@ -257,8 +283,7 @@ impl Form for PassthroughForm {
     fn setattr(&self, ino: Ino, change: SetAttr, caller: Caller) -> Result<Attr, FsError> {
         let Some(size) = change.size else { return self.overlay.setattr(ino, change, caller) };
         let node = self.opens.node(ino);
-        let content = node.lock_for_change();
-        self.check_current(&content, ino, size)?;
+        let _content = self.lock_to_change(&node, ino, size)?;
         self.overlay.setattr(ino, change, caller)
     }
 

@@ -1,6 +1,8 @@
 //! Which nodes are open, and what their opens are answered with.
 //!
-//! *Lock order:* a node's content, then the table; the table is never held while a content is waited for.
+//! *Lock order:* a node's content, then the table; the table is never held while a content is waited for. Nobody copies
+//! a file up who holds a content: opens and closes of that node would wait for the last byte. A copy-up that is finished
+//! may lock the content before it is shown.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -30,6 +32,13 @@ pub(super) enum Content {
     Cached,
 }
 
+impl Content {
+    /// True when who has it open sees nothing that is written.
+    pub(super) fn is_object(&self) -> bool {
+        matches!(self, Content::Object(_))
+    }
+}
+
 pub(super) struct Node {
     content: Mutex<Content>,
     closed: Condvar,
@@ -44,8 +53,7 @@ impl Node {
     /// As [`Self::lock`], after waiting a little for readers that are about to go.
     pub(super) fn lock_for_change(&self) -> MutexGuard<'_, Content> {
         let content = self.lock();
-        let waited =
-            self.closed.wait_timeout_while(content, CLOSING, |content| matches!(content, Content::Object(_)));
+        let waited = self.closed.wait_timeout_while(content, CLOSING, |content| content.is_object());
         waited.unwrap_or_else(|e| e.into_inner()).0
     }
 

@@ -14,6 +14,8 @@ use rustix::mount::UnmountFlags;
 
 use crate::support::{World, me};
 
+/// Of each connection.
+pub(crate) const THREADS: usize = 3;
 const READY: Duration = Duration::from_secs(20);
 
 /// A mount that is taken down at the end.
@@ -30,15 +32,19 @@ impl Mounted {
     }
 
     /// With `passthrough` at this path, where this machine can.
-    pub(crate) fn with(overlay: Overlay, at: PathBuf, passthrough: Option<&str>) -> Option<Self> {
+    pub(crate) fn with(
+        overlay: impl Into<Arc<Overlay>>,
+        at: PathBuf,
+        passthrough: Option<&str>,
+    ) -> Option<Self> {
         fs::create_dir_all(&at).unwrap();
         let options = MountOptions {
             source: "test".into(),
             allow_other: me().uid == 0,
-            threads: 3,
+            threads: THREADS,
             passthrough: passthrough.map(PathBuf::from),
         };
-        let mount = match Mount::new(Arc::new(overlay), &at, &options) {
+        let mount = match Mount::new(overlay.into(), &at, &options) {
             Ok(mount) => mount,
             Err(error @ MountError::Mount { .. }) if std::env::var_os("CVS_TEST_REQUIRE_FUSE").is_none() => {
                 eprintln!("skipped: {error}");

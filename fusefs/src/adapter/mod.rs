@@ -1,71 +1,36 @@
-//! The thin layer between fuser and [`Overlay`]: conversion of types, nothing else. What differs between connections is
-//! in their [`Form`]. Every handler runs behind [`guard`], so that a panic costs one request and not a thread.
+//! The thin layer between fuser and [`Overlay`](crate::overlay::Overlay): conversion of types, nothing else. What differs between connections is
+//! in their [`Form`]. Every handler runs behind [`guard`], so that a panic costs one request and not a thread. What may
+//! take long is answered by a thread of its own ([`aside`]).
+
+mod answer;
+mod aside;
+mod listing;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
     ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
     ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     TimeOrNow, WriteFlags,
 };
 
-use crate::convert::{file_attr, file_type, no_entry, set_time};
+pub(crate) use self::answer::Adapter;
+pub(crate) use self::aside::aside;
+use crate::convert::{no_entry, set_time};
 use crate::error::FsError;
 use crate::form::Form;
-use crate::overlay::Overlay;
-use crate::reply::{FOREVER, GENERATION, empty, guard, guard_part, xattr};
-use crate::types::{Attr, Caller, Kind, Make, RenameMode, SetAttr};
+use crate::reply::{FOREVER, GENERATION, empty, guard, xattr};
+use crate::types::{Kind, Make, RenameMode, SetAttr};
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A mounted overlay, as fuser sees it.
-pub(crate) struct Adapter<F> {
-    pub(crate) overlay: Arc<Overlay>,
-    pub(crate) form: F,
-}
-
-impl<F: Form> Adapter<F> {
-    fn caller(request: &Request) -> Caller {
-        Caller { uid: request.uid(), gid: request.gid() }
-    }
-
-    fn entry(&self, done: Result<Attr, Errno>, reply: ReplyEntry) {
-        match done {
-            Ok(attr) => {
-                self.form.count_lookup(attr.ino);
-                reply.entry(&self.form.keep(attr.ino), &self.attr(&attr), GENERATION);
-            }
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    fn attr(&self, attr: &Attr) -> FileAttr {
-        FileAttr { ino: self.form.number(attr.ino), ..file_attr(attr) }
-    }
-
-    fn make(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        what: Make<'_>,
-        mode: u32,
-    ) -> Result<Attr, Errno> {
-        guard("make", parent.0, || {
-            let parent = self.form.dir(parent)?;
-            self.overlay.make(parent, name.as_bytes(), what, mode, Self::caller(request))
-        })
-    }
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -129,11 +94,7 @@ impl<F: Form> Filesystem for Adapter<F> {
             atime: set_time(atime),
             mtime: set_time(mtime),
         };
-        let ino = self.form.node(ino);
-        match guard("setattr", ino.0, || self.form.setattr(ino, change, Self::caller(request))) {
-            Ok(attr) => reply.attr(&self.form.keep(ino), &self.attr(&attr)),
-            Err(errno) => self.form.setattr_failed(ino, errno, reply),
-        }
+        self.change_attributes(self.form.node(ino), change, Self::caller(request), reply);
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -219,14 +180,20 @@ impl<F: Form> Filesystem for Adapter<F> {
     }
 
     fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let done = guard("link", ino.0, || {
-            self.overlay.link(self.form.node(ino), self.form.dir(parent)?, name.as_bytes())
+        let (ino, name) = (self.form.node(ino), name.as_bytes().to_vec());
+        self.change(ino, reply, move |this, reply| {
+            let done = guard("link", ino.0, || this.overlay.link(ino, this.form.dir(parent)?, &name));
+            this.entry(done, reply);
         });
-        self.entry(done, reply);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.form.open(self.form.node(ino), flags, Self::caller(request), reply);
+        let (ino, caller) = (self.form.node(ino), Self::caller(request));
+        let answer = move |this: &Self, reply| this.form.open(ino, flags, caller, reply);
+        match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => answer(self, reply),
+            _ => self.change(ino, reply, answer),
+        }
     }
 
     fn read(
@@ -266,11 +233,7 @@ impl<F: Form> Filesystem for Adapter<F> {
         reply: ReplyWrite,
     ) {
         let unprivileged = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match guard("write", ino.0, || self.overlay.write_at(self.form.node(ino), offset, data, unprivileged))
-        {
-            Ok(written) => reply.written(written as u32),
-            Err(errno) => reply.error(errno),
-        }
+        self.write_data(self.form.node(ino), offset, data, unprivileged, reply);
     }
 
     fn flush(
@@ -309,26 +272,8 @@ impl<F: Form> Filesystem for Adapter<F> {
         reply.error(Errno::ENOSYS);
     }
 
-    fn readdir(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        match guard("readdir", ino.0, || self.overlay.list(self.form.dir(ino)?, offset)) {
-            Ok(entries) => {
-                for entry in entries {
-                    let name = OsStr::from_bytes(&entry.name);
-                    if reply.add(self.form.number(entry.ino), entry.cookie, file_type(entry.kind), name) {
-                        break;
-                    }
-                }
-                reply.ok();
-            }
-            Err(errno) => reply.error(errno),
-        }
+    fn readdir(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.list(ino, offset, reply);
     }
 
     fn readdirplus(
@@ -337,33 +282,9 @@ impl<F: Form> Filesystem for Adapter<F> {
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let entries = match guard("readdirplus", ino.0, || self.overlay.list(self.form.dir(ino)?, offset)) {
-            Ok(entries) => entries,
-            Err(errno) => return reply.error(errno),
-        };
-        for entry in entries {
-            // What cannot be looked at, or has gone meanwhile, is listed by its name alone.
-            let attr = match guard_part("readdirplus", entry.ino.0, || self.overlay.getattr(entry.ino)) {
-                Ok(attr) => self.attr(&attr),
-                Err(_) => FileAttr { kind: file_type(entry.kind), ..no_entry() },
-            };
-            let counts = attr.ino.0 != 0 && &*entry.name != b"." && &*entry.name != b"..";
-            // Counted before the kernel can have it, and taken back when it did not fit.
-            if counts {
-                self.form.count_lookup(entry.ino);
-            }
-            let (number, name) = (self.form.number(entry.ino), OsStr::from_bytes(&entry.name));
-            let keep = self.form.keep(entry.ino);
-            if reply.add(number, entry.cookie, name, &keep, &attr, GENERATION) {
-                if counts {
-                    self.form.forget(entry.ino, 1);
-                }
-                break;
-            }
-        }
-        reply.ok();
+        self.list_and_look_up(ino, offset, reply);
     }
 
     fn releasedir(
@@ -414,13 +335,11 @@ impl<F: Form> Filesystem for Adapter<F> {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let flags = flags as u32;
-        empty(
-            guard("setxattr", ino.0, || {
-                self.overlay.setxattr(self.form.node(ino), name.as_bytes(), value, flags)
-            }),
-            reply,
-        );
+        let (ino, flags) = (self.form.node(ino), flags as u32);
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        self.change(ino, reply, move |this, reply| {
+            empty(guard("setxattr", ino.0, || this.overlay.setxattr(ino, &name, &value, flags)), reply);
+        });
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -473,11 +392,11 @@ impl<F: Form> Filesystem for Adapter<F> {
         reply: ReplyEmpty,
     ) {
         // The kernel leaves it to us to clear setuid, and does not say when.
-        let (mode, unprivileged) = (mode as u32, request.uid() != 0);
-        let done = guard("fallocate", ino.0, || {
-            self.overlay.fallocate(self.form.node(ino), offset, length, mode, unprivileged)
+        let (ino, mode, unprivileged) = (self.form.node(ino), mode as u32, request.uid() != 0);
+        self.change(ino, reply, move |this, reply| {
+            let done = || this.overlay.fallocate(ino, offset, length, mode, unprivileged);
+            empty(guard("fallocate", ino.0, done), reply);
         });
-        empty(done, reply);
     }
 
     fn lseek(
@@ -520,12 +439,14 @@ impl<F: Form> Filesystem for Adapter<F> {
         reply: ReplyWrite,
     ) {
         let (from, to) = (self.form.node(ino_in), self.form.node(ino_out));
-        match guard("copy_file_range", ino_out.0, || {
-            self.overlay.copy_range(from, offset_in, to, offset_out, len, request.uid() != 0)
-        }) {
-            Ok(copied) => reply.written(copied as u32),
-            Err(errno) => reply.error(errno),
-        }
+        let unprivileged = request.uid() != 0;
+        self.change(to, reply, move |this, reply| {
+            let copy = || this.overlay.copy_range(from, offset_in, to, offset_out, len, unprivileged);
+            match guard("copy_file_range", to.0, copy) {
+                Ok(copied) => reply.written(copied as u32),
+                Err(errno) => reply.error(errno),
+            }
+        });
     }
 
     // Permissions are checked by the kernel, locks are kept by the kernel, and there are no ioctls: after one of these
