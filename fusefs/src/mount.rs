@@ -106,13 +106,14 @@ impl Mount {
             let tree = self.session.notifier();
             move || lent.give_back(&tree)
         });
+        let gone = Arc::clone(&over);
         // The first look at the mount waits for the threads that `run` is about to start.
         let second = std::thread::spawn({
             let (mountpoint, passthrough) = (mountpoint.clone(), self.passthrough);
             move || {
                 let _ = std::fs::metadata(&mountpoint);
                 set_read_ahead(&mountpoint);
-                let (connections, second) = show(passthrough, &mountpoint, give_back);
+                let (connections, second) = show(passthrough, &mountpoint, give_back, gone);
                 ready(&connections);
                 second
             }
@@ -135,11 +136,17 @@ fn show(
     passthrough: Result<Passthrough, Refusal>,
     mountpoint: &Path,
     give_back: Option<impl Fn() + Clone + Send + 'static>,
+    tree_is_gone: Arc<AtomicBool>,
 ) -> (Connections, Option<JoinHandle<()>>) {
     let back = move || give_back.iter().for_each(|give_back| give_back());
     let shown = passthrough.and_then(|passthrough| {
         let path = mountpoint.join(&passthrough.path);
-        let thread = passthrough::serve(passthrough, mountpoint, back.clone())?;
+        let back = back.clone();
+        let thread = passthrough::serve(passthrough, mountpoint, move |remains| {
+            // What is written to there would not be seen here.
+            remains.wait_for_end(&tree_is_gone);
+            back();
+        })?;
         set_read_ahead(&path);
         Ok(thread)
     });

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 
 use cvs_store::{BlobId, LowerId};
 use fuser::{BackingId, Config, Session, SessionACL};
@@ -18,8 +18,8 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use super::PassthroughForm;
 use super::opens::Opens;
+use super::{PassthroughForm, Remains};
 use crate::adapter::Adapter;
 use crate::blobs;
 use crate::mount::{MountOptions, SUBTYPE};
@@ -253,11 +253,11 @@ fn open_object(objects: &OwnedFd, blob: BlobId) -> Option<File> {
 }
 
 /// Shows the connection below `mountpoint`, which is served already, and answers it. Returns when it is shown; `over` is
-/// called when it has ended.
+/// called when it has ended, with what may be left of it.
 pub(crate) fn serve(
     passthrough: Passthrough,
     mountpoint: &Path,
-    over: impl FnOnce() + Send + 'static,
+    over: impl FnOnce(Remains) + Send + 'static,
 ) -> Result<std::thread::JoinHandle<()>, Refusal> {
     let Passthrough { session, mount, top, path } = passthrough;
     let op = "open the directory below the mountpoint";
@@ -268,14 +268,19 @@ pub(crate) fn serve(
     if rustix::fs::fstat(&place).map_err(failed(op))?.st_ino != top.0 {
         return Err(Refusal::NoDirectory { path });
     }
+    let (tell, told) = mpsc::channel();
     let thread = std::thread::Builder::new().name("passthrough".to_owned()).spawn(move || {
         if let Err(error) = session.run() {
             tracing::error!(%error, "the passthrough connection has broken down");
         }
-        over();
+        if let Ok(remains) = told.recv() {
+            over(remains);
+        }
     });
     let thread = thread
         .map_err(|error| failed("start a thread")(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN)))?;
+    // Answered by the thread, which waits for it in the end.
+    let _ = tell.send(Remains::of(&mount));
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     // When this fails, the mount goes with its descriptor, and so ends the thread.
     move_mount(&mount, "", &place, "", flags).map_err(failed("show the second mount"))?;

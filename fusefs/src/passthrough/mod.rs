@@ -16,6 +16,7 @@
 
 mod connection;
 mod opens;
+mod remains;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -33,6 +34,7 @@ use rustix::fs::OFlags;
 
 pub use connection::Refusal;
 pub(crate) use connection::{Passthrough, connect, serve};
+pub(crate) use remains::Remains;
 
 use crate::adapter::aside;
 use crate::error::FsError;

@@ -409,6 +409,30 @@ fn the_tree_connection_shows_the_directory_when_the_other_is_gone() {
     rustix::mount::unmount(&aside, rustix::mount::UnmountFlags::empty()).unwrap();
 }
 
+#[test]
+fn what_was_ended_by_force_is_shown_when_nobody_writes_there_any_more() {
+    use rustix::mount::UnmountFlags;
+    let lower = lower();
+    let Some(mounted) = mount(&lower) else { return };
+    let path = mounted.path("models/f");
+    let mut map = sys::map_to_write(&open(&path, OFlags::RDWR).unwrap());
+    map[0] = b'1';
+    rustix::mount::unmount(mounted.path("models"), UnmountFlags::FORCE | UnmountFlags::DETACH).unwrap();
+    // The kernel writes on, and tells nobody.
+    let begin = std::time::Instant::now();
+    while begin.elapsed() < std::time::Duration::from_millis(300) {
+        let errno = Errno::from_io_error(&fs::read(&path).unwrap_err());
+        assert_eq!(errno, Some(Errno::BUSY));
+    }
+    map[1] = b'2';
+    drop(map);
+    let deadline = begin + std::time::Duration::from_secs(20);
+    while fs::read(&path).is_err() {
+        assert!(std::time::Instant::now() < deadline, "the directory comes back");
+    }
+    assert_eq!(fs::read(&path).unwrap()[..2], *b"12");
+}
+
 const LARGE: usize = 40 << 20;
 const PAGES: u64 = LARGE as u64 / 4096;
 
