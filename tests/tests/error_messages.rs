@@ -265,7 +265,8 @@ fn a_film_without_a_workflow_is_told_however_long_it_is() {
     // It could not be in memory.
     for args in [&["run-handler", "v", "-w", "film.mp4"][..], &["import", "film.mp4", "--as", "x"]] {
         let output = behind(&world.env, "ulimit -v 2000000", args);
-        let said = "film.mp4: not a workflow: found a picture or video that holds no workflow; expected ";
+        let said =
+            "film.mp4: not a workflow: found a file that could hold a workflow, and holds none; expected ";
         let said = if args[0] == "import" { &said[..9] } else { said };
         assert!(output.code() == Some(1) && output.stderr.contains(said), "{output}");
     }
