@@ -142,11 +142,13 @@ fn pips(document: &SpecDocument) -> Map<String, Value> {
     let lock = document.spec().lock.as_ref();
     let pylock = lock.and_then(|lock| lock.python.as_ref()).and_then(|python| python.pylock.as_ref());
     let packages = pylock.and_then(|pylock| python::packages(pylock).ok()).unwrap_or_default();
-    let name = |package: &python::LockedPackage| match &package.version {
-        Some(version) => format!("{}=={version}", package.name),
-        None => package.name.clone(),
+    // The Manager has the name alone beside an address, and installs the address.
+    let entry = |package: &python::LockedPackage| match (&package.address, &package.version) {
+        (Some(address), _) => (package.name.clone(), public_text(address).into()),
+        (None, Some(version)) => (format!("{}=={version}", package.name), "".into()),
+        (None, None) => (package.name.clone(), "".into()),
     };
-    packages.iter().map(|package| (name(package), "".into())).collect()
+    packages.iter().map(entry).collect()
 }
 
 fn models(document: &SpecDocument) -> Vec<Value> {

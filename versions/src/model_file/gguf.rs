@@ -24,6 +24,9 @@ pub(super) fn read(file: &mut (impl Read + Seek), size: u64, info: &mut ModelInf
     let mut input = Input { reader: BufReader::with_capacity(1 << 16, file), at: 0, kept: 0, size };
     input.bytes::<4>()?;
     let version = input.u32()?;
+    if (2..=3).contains(&version.swap_bytes()) {
+        return broken("it is written for big-endian machines, and those for little-endian ones are read");
+    }
     if !(2..=3).contains(&version) {
         return broken(format!("it has version {version} of the format; 2 and 3 are read"));
     }

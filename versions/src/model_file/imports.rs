@@ -221,6 +221,8 @@ const HARMLESS: &[&str] = &[
     "numpy._core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
+    "numpy.core.numeric._frombuffer",
+    "numpy._core.numeric._frombuffer",
     "_codecs.encode",
     "builtins.set",
     "builtins.frozenset",

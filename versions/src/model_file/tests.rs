@@ -133,6 +133,10 @@ fn gguf_is_read_with_its_bounds() {
         ),
         (gguf(Some(3), 0, 68), "its alignment is 3"),
         (gguf(None, 0, 68)[..60].to_vec(), "it ends too early"),
+        (
+            b"GGUF\0\0\0\x03".to_vec(),
+            "it is written for big-endian machines, and those for little-endian ones are read",
+        ),
         (b"GGUF\x09\0\0\0".to_vec(), "it has version 9 of the format; 2 and 3 are read"),
     ] {
         assert_eq!(says(&bytes, "x.gguf"), [text]);

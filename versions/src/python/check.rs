@@ -139,7 +139,7 @@ pub fn check(
     }
     for package in lock::packages(pylock)? {
         let Some((found, site, record)) = installed.get(&package.name) else {
-            let lock::LockedPackage { name, version } = package;
+            let lock::LockedPackage { name, version, .. } = package;
             problems.push(EnvironmentProblem::PackageMissing { package: name, version });
             continue;
         };

@@ -22,6 +22,8 @@ pub struct LockedPackage {
     pub name: String,
     /// Its version; none for some that come from an address.
     pub version: Option<String>,
+    /// Where it comes from, as a requirement names it, when no index has it.
+    pub address: Option<String>,
 }
 
 /// The packages of a lock.
@@ -34,9 +36,21 @@ pub fn packages(pylock: &Value) -> Result<Vec<LockedPackage>, PythonError> {
         let name =
             entry.get("name").and_then(Value::as_str).ok_or_else(|| bad("a package without a name"))?;
         let version = entry.get("version").and_then(Value::as_str).map(str::to_owned);
-        Ok(LockedPackage { name: normalise(name), version })
+        Ok(LockedPackage { name: normalise(name), version, address: address(entry) })
     };
     entries.iter().map(package).collect()
+}
+
+/// The `archive` or `vcs` of a package, as PEP 751 has them.
+fn address(entry: &Value) -> Option<String> {
+    let text = |key: &str, name: &str| entry.get(key)?.get(name)?.as_str();
+    if let Some(url) = text("archive", "url") {
+        return Some(url.to_owned());
+    }
+    let (kind, url) = (text("vcs", "type")?, text("vcs", "url")?);
+    let commit = text("vcs", "commit-id").map(|commit| format!("@{commit}")).unwrap_or_default();
+    let part = text("vcs", "subdirectory").map(|part| format!("#subdirectory={part}")).unwrap_or_default();
+    Some(format!("{kind}+{url}{commit}{part}"))
 }
 
 fn entries(pylock: &Value) -> Result<&Vec<Value>, PythonError> {
@@ -237,6 +251,20 @@ wheels = [{ url = "file:///w/local-2-py3-none-any.whl", hashes = { sha256 = "22"
         assert_eq!(kept, expected);
         let names: Vec<_> = packages(&kept).unwrap().into_iter().map(|package| package.name).collect();
         assert_eq!(names, ["a-b", "local"]);
+    }
+
+    #[test]
+    fn what_no_index_has_is_named_by_its_address() {
+        let lock = serde_json::json!({ "packages": [
+            { "name": "a", "version": "1", "index": "https://host/simple", "wheels": [] },
+            { "name": "b", "version": "2", "archive": { "url": "https://host/b-2.zip" } },
+            { "name": "c", "vcs": { "type": "git", "url": "https://host/c.git", "requested-revision": "main",
+                "commit-id": "0123", "subdirectory": "in" } },
+        ] });
+        let found = packages(&lock).unwrap().into_iter().map(|package| package.address);
+        let expected =
+            [None, Some("https://host/b-2.zip"), Some("git+https://host/c.git@0123#subdirectory=in")];
+        assert_eq!(found.collect::<Vec<_>>(), expected.map(|address| address.map(str::to_owned)));
     }
 
     #[test]
