@@ -245,7 +245,7 @@ impl CliError {
                 let first = source.hint().map(|hint| format!("{hint}; then ")).unwrap_or_default();
                 Some(format!("{first}`{command}` goes on where it stopped"))
             }
-            Self::WriteExport { source, .. } => hint::of_io(source),
+            Self::WriteExport { source, .. } | Self::Signals(source) => hint::of_io(source),
             Self::Export { id, source: ExportError::NeverLocked } => {
                 Some(format!("`cvs lock {id}` locks it"))
             }
@@ -256,7 +256,6 @@ impl CliError {
             | Self::NotInSpec { .. }
             | Self::Export { .. }
             | Self::WorkingDirectory(_)
-            | Self::Signals(_)
             | Self::Confined { .. }
             | Self::ModelFile { .. }
             | Self::Stdin(_)
@@ -392,6 +391,71 @@ mod tests {
             (CliError::Interrupted, 130),
         ] {
             assert_eq!(error.exit().code(), exit, "{error:?}");
+        }
+    }
+
+    /// What only a failing machine brings about, as it is told: text, hint and code.
+    #[test]
+    fn what_no_test_can_bring_about_is_told_with_a_way_out() {
+        let refused = || io::Error::from_raw_os_error(24);
+        let descriptors = Some("this process may open no more files: `ulimit -n` tells and sets how many");
+        let still = |pid| RunsError::StillThere { version: "v".to_owned(), pid };
+        let mount = MountsError::StillThere { path: "/srv/my mount".into(), pid: 7 };
+        let served = ServeError::Runtime { source: refused() };
+        let fetched = JobsError::from(cvs_versions::fetch::FetchError::Runtime { source: refused() });
+        for (error, text, hint, code) in [
+            (
+                CliError::Signals(refused()),
+                "cannot handle signals: Too many open files (os error 24)",
+                descriptors,
+                1,
+            ),
+            (CliError::Serve(served), "the server failed: Too many open files (os error 24)", descriptors, 1),
+            (
+                CliError::Jobs(fetched),
+                "cannot set up the network client: Too many open files (os error 24)",
+                descriptors,
+                1,
+            ),
+            (
+                VersionsError::from(SourceError::Runtime { source: refused() }).into(),
+                "starting the network client: Too many open files (os error 24)",
+                descriptors,
+                1,
+            ),
+            (
+                CliError::Runs(still(7)),
+                "process 7, which runs v, does not end",
+                Some("`kill -9 7` ends it; `cvs stop` clears up then"),
+                4,
+            ),
+            (
+                CliError::Mounts(mount),
+                "process 7, which served /srv/my mount, has not ended yet",
+                Some(
+                    "`cvs umount --force '/srv/my mount'` kills it; its log is in run/log of the home directory",
+                ),
+                4,
+            ),
+            (
+                CliError::Run(RunError::Unkillable { pid: 7 }),
+                "process 7 does not end, even by SIGKILL",
+                Some(
+                    "it waits for the disk, the GPU or a network filesystem, which `dmesg` may name; a restart ends it",
+                ),
+                1,
+            ),
+            (
+                PythonError::BuildPath { path: "lib/a".to_owned() }.into(),
+                "lib/a of the environment holds the path it was built at",
+                Some(
+                    "the package that it belongs to works in one place only: take another version of it, or leave it out",
+                ),
+                1,
+            ),
+        ] {
+            let said = (chain(&error), error.hint(), error.exit().code());
+            assert_eq!(said, (text.to_owned(), hint.map(str::to_owned), code));
         }
     }
 

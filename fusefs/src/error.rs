@@ -178,3 +178,48 @@ impl MountError {
         move |source| Self::Io { op, path, source }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the log says of an operation, and what its program gets.
+    #[test]
+    fn every_error_has_its_words_and_its_errno() {
+        let (blob, problem) = (BlobId::of(b"x"), "is missing");
+        for (error, text, errno) in [
+            (FsError::NotFound, "no such entry", Errno::NOENT),
+            (FsError::Exists, "the entry exists", Errno::EXIST),
+            (FsError::NotADirectory, "not a directory", Errno::NOTDIR),
+            (FsError::IsADirectory, "a directory", Errno::ISDIR),
+            (FsError::NotEmpty, "the directory is not empty", Errno::NOTEMPTY),
+            (FsError::ReadOnly, "read-only mount", Errno::ROFS),
+            (FsError::Invalid, "invalid argument", Errno::INVAL),
+            (FsError::NameTooLong, "the name is too long", Errno::NAMETOOLONG),
+            (FsError::NoAttribute, "no such attribute", Errno::NODATA),
+            (FsError::Range, "the buffer is too small", Errno::RANGE),
+            (FsError::NotSupported, "not supported", Errno::OPNOTSUPP),
+            (FsError::LeftToKernel, "left to the kernel", Errno::NOSYS),
+            (FsError::NotPermitted, "not permitted", Errno::PERM),
+            (FsError::NoMoreData, "beyond the end of the file", Errno::NXIO),
+            (FsError::Busy, "another connection has it", Errno::BUSY),
+            (FsError::Stale, "the node has changed", Errno::STALE),
+            (FsError::Stalled, "a copy-up does not get on", Errno::TIMEDOUT),
+            (FsError::BadView, "the view has no such entry", Errno::IO),
+            (FsError::Panicked, "the handler panicked", Errno::IO),
+            (
+                FsError::Object { errno: Errno::MFILE },
+                "cannot open an object: Too many open files (os error 24)",
+                Errno::MFILE,
+            ),
+            (
+                FsError::Upper { op: "write", errno: Errno::NOSPC },
+                "cannot write in the overlay: No space left on device (os error 28)",
+                Errno::NOSPC,
+            ),
+            (FsError::Damaged { blob, problem }, &format!("blob {blob} {problem}"), Errno::IO),
+        ] {
+            assert_eq!((error.to_string().as_str(), error.errno()), (text, errno.raw_os_error()));
+        }
+    }
+}

@@ -196,3 +196,43 @@ pub(crate) fn write_error(op: &'static str, path: &Path, needed: u64, source: io
         rustix::fs::statvfs(directory).map(|s| s.f_bavail.saturating_mul(s.f_frsize)).unwrap_or(0);
     StoreError::NoSpace { path: directory.to_owned(), needed, available }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Manifest;
+    use crate::relpath::RelPath;
+    use crate::view::ComposeError;
+
+    #[test]
+    fn what_is_refused_is_said_in_plain_words() {
+        let path = RelPath::new("a//b").unwrap_err();
+        let manifest = |source| StoreError::Manifest { context: "/srv/x".to_owned(), source };
+        for (text, expected) in [
+            (
+                "12".parse::<BlobId>().unwrap_err().to_string(),
+                "not a BlobId: \"12\" (64 lower-case hexadecimal digits are expected)",
+            ),
+            (path.to_string(), "\"a//b\" is not a path that can be stored: an empty name"),
+            (
+                StoreError::Path { context: "/srv/x".to_owned(), source: path.clone() }.to_string(),
+                "/srv/x: \"a//b\" is not a path that can be stored: an empty name",
+            ),
+            (
+                ComposeError::Path { label: "node n".to_owned(), source: path }.to_string(),
+                "in node n: \"a//b\" is not a path that can be stored: an empty name",
+            ),
+            (ComposeError::TooLarge.to_string(), "the view has more than 2³² entries"),
+            (
+                manifest(Manifest::decode(Vec::new()).err().unwrap()).to_string(),
+                "manifest /srv/x: the encoding is damaged: it does not begin as a manifest",
+            ),
+            (
+                manifest(ManifestError::TooLarge { what: "entries" }).to_string(),
+                "manifest /srv/x: the listing is too large for the format: entries",
+            ),
+        ] {
+            assert_eq!(text, expected);
+        }
+    }
+}

@@ -46,6 +46,10 @@ fn every_command_says_what_is_wrong_and_what_to_do() {
             "error: cannot read nowhere: No such file or directory (os error 2)\n",
         ),
         (
+            &["run-handler", "v", "-o", "s3://"],
+            "error: \"s3://\" is no bucket: expected s3://BUCKET/PREFIX or gs://BUCKET/PREFIX\n",
+        ),
+        (
             &["export", "v", "--format", "spec", "-o", "nowhere/x"],
             "error: cannot write nowhere/x: No such file or directory (os error 2)\n",
         ),
@@ -79,6 +83,9 @@ fn every_command_says_what_is_wrong_and_what_to_do() {
     let output = world.cvs(&["export", "v", "--format", "extra-model-paths"]).code(2);
     assert!(output.stderr.contains("--at <DIR>"), "{output}");
     world.write_spec("young", r#"{"schema_version": 2, "version_id": "young", "comfy": {"repo": "o/r"}}"#);
+    let bytes = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"/srv/\xff");
+    let output = world.cvs(&["export", "v", "--format", "extra-model-paths", "--at"]).arg(bytes).code(1);
+    assert_eq!(output.stderr, "error: version v cannot be exported: the path of the version is no UTF-8\n");
     let output = world.cvs(&["export", "young", "--format", "manager-snapshot"]).code(1);
     assert_eq!(
         output.stderr,
@@ -448,4 +455,68 @@ fn a_run_that_others_see_to_is_named() {
     );
     ui.signal(Signal::SIGINT);
     ui.end();
+}
+
+#[test]
+fn what_lies_in_the_way_of_a_directory_is_named() {
+    let Some(()) = available(fuse()) else { return };
+    let world = World::new();
+    let env = &world.env;
+    world.cvs(&["create", "v", "--repo", &world.core("v0.2.0")]).ok();
+    let in_place_of = |below: &str| {
+        let path = env.home().join(below);
+        let _ = fs::remove_dir_all(&path);
+        env.write(format!("cvs/{below}"), "a file")
+    };
+    env.write("file", "a file");
+    for (place, args, code, stderr) in [
+        (
+            None,
+            &["import", "nowhere", "--as", "x"][..],
+            1,
+            "error: cannot read nowhere: No such file or directory (os error 2)\n",
+        ),
+        (None, &["mount", "v", "file/x"], 1, "error: cannot create file/x: Not a directory (os error 20)\n"),
+        (
+            None,
+            &["realize", "v", "--target", "file/x"],
+            1,
+            "error: cannot resolve $TEST/file/x: Not a directory (os error 20)\n",
+        ),
+        (
+            Some("overlays/v"),
+            &["mount", "v", "mnt"],
+            1,
+            "error: cannot create $TEST/cvs/overlays/v: File exists (os error 17)\nerror: the mount of v did not come up: \
+             its process ended (exit status: 1); its log is $TEST/cvs/run/log/mount-v.log\n",
+        ),
+        (Some("run/ui"), &["ps"], 1, "error: cannot list $TEST/cvs/run/ui: Not a directory (os error 20)\n"),
+    ] {
+        let path = place.map(in_place_of);
+        let output = world.cvs(args).code(code);
+        assert_eq!(env.redact(&output.stderr), stderr, "{args:?}");
+        if let Some(path) = path {
+            fs::remove_file(path).expect("removing a file");
+        }
+    }
+    in_place_of("objects/blob");
+    let said = env.redact(&world.cvs(&["lock", "v"]).code(1).stderr);
+    let words = "error: version v: cannot keep its objects: cannot look at $TEST/cvs/objects/blob/";
+    assert!(said.starts_with(words) && said.ends_with(": Not a directory (os error 20)\n"), "{said}");
+}
+
+#[test]
+fn a_disk_without_room_for_a_realization_is_named() {
+    let world = World::new();
+    world.cvs(&["create", "v", "--repo", &world.core("v0.2.0")]).ok();
+    let Some(disk) = available(world.env.small_disk("small", 64 << 10)) else { return };
+    let output = world.cvs(&["realize", "v", "--target"]).arg(disk.join("x")).code(1);
+    let said = world.env.redact(&output.stderr);
+    let (first, hint) = said.split_once('\n').expect("two lines");
+    let words = first.strip_prefix("error: no room at $TEST/small: ").expect("what is said first");
+    let (needed, free) = words.split_once(" bytes are needed, ").expect("two numbers");
+    let free = free.strip_suffix(" are free").expect("two numbers");
+    assert!(needed.parse::<u64>().expect("a number") > free.parse::<u64>().expect("a number"), "{first}");
+    assert_eq!(hint, "hint: make room there, or name a --target on another filesystem\n");
+    assert_eq!(fs::read_dir(&disk).expect("listing a disk").count(), 0);
 }

@@ -112,6 +112,28 @@ impl Bare {
         );
     }
 
+    /// An install.py has to be shown the version.
+    fn install_script_is_told(&self) {
+        let spec = self.world.spec_file("v");
+        let before = fs::read(&spec).unwrap();
+        let tree = self.world.env.path("attack");
+        fs::write(tree.join("install.py"), "").unwrap();
+        let git = Git::new();
+        git.run(&tree, &["add", "-A"]);
+        git.commit(&tree, "Install");
+        let mut edited: Value = serde_json::from_slice(&before).unwrap();
+        edited["custom_nodes"][0]["run_install"] = true.into();
+        fs::write(&spec, edited.to_string()).unwrap();
+        let output = self.cvs(1, &["lock", "v", "--update"]);
+        let said = self.world.env.redact(&output.stderr);
+        let words = "error: version v: cannot show it to install.py of node attack: cannot mount at $TEST/cvs/staging/";
+        assert!(said.contains(words), "{said}");
+        let hint = "hint: `cvs doctor` says whether this machine can mount; `\"run_install\": false` leaves the script \
+                    alone\n";
+        assert!(said.ends_with(hint), "{said}");
+        fs::write(&spec, before).unwrap();
+    }
+
     fn realized(&self, below: &str) -> PathBuf {
         self.world.env.home().join("realized/v").join(below)
     }
@@ -126,6 +148,7 @@ impl Bare {
 fn a_version_lives_its_life_without_fuse_and_capabilities() {
     let Some(bare) = available(Bare::new(false)) else { return };
     bare.create();
+    bare.install_script_is_told();
     bare.cvs(0, &["validate", "v", "--offline"]);
     let target = bare.realized("");
     let output = bare.cvs(0, &["realize", "v", "--offline"]);

@@ -343,3 +343,85 @@ impl fmt::Display for MountRef {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bucket::BucketError;
+    use crate::comfy::{ClientError, RunError};
+    use crate::export::ExportError;
+    use crate::fetch::FetchError;
+    use crate::serve::ServeError;
+
+    /// What only a failing machine, or a minute of silence, brings about.
+    #[test]
+    fn what_no_test_can_bring_about_is_said_in_plain_words() {
+        let refused = || io::Error::from_raw_os_error(24);
+        let (id, url) = (VersionId::new("v").unwrap(), || "http://h/x".to_owned());
+        let path = || PathBuf::from("/srv/x");
+        let after = Duration::from_secs(60);
+        let compose = VersionsError::Compose { id: id.clone(), source: ComposeError::TooLarge };
+        let version = VersionsError::Version {
+            id,
+            operation: "store its models",
+            source: StoreError::io("write", "/srv/x", refused()),
+        };
+        let import =
+            ImportError::Source { path: path(), source: SourceError::NotAFile { path: path() }.into() };
+        for (text, expected) in [
+            (compose.to_string(), "version v: cannot compose the view: the view has more than 2³² entries"),
+            (
+                version.to_string(),
+                "version v: cannot store its models: cannot write /srv/x: Too many open files (os error 24)",
+            ),
+            (import.to_string(), "/srv/x: /srv/x is not a regular file"),
+            (
+                SourceError::Runtime { source: refused() }.to_string(),
+                "starting the network client: Too many open files (os error 24)",
+            ),
+            (
+                BucketError::Runtime { source: refused() }.to_string(),
+                "cannot set up the network client: Too many open files (os error 24)",
+            ),
+            (
+                BucketError::Read { path: path(), source: refused() }.to_string(),
+                "cannot read /srv/x: Too many open files (os error 24)",
+            ),
+            (
+                ClientError::Runtime { source: refused() }.to_string(),
+                "cannot set up the network client: Too many open files (os error 24)",
+            ),
+            (
+                ClientError::Broken { url: url(), detail: "connection reset".to_owned() }.to_string(),
+                "http://h/x: the connection broke: connection reset",
+            ),
+            (ClientError::Timeout { url: url(), after }.to_string(), "http://h/x: no answer within 60s"),
+            (
+                ClientError::Io { operation: "write", path: path(), source: refused() }.to_string(),
+                "cannot write /srv/x: Too many open files (os error 24)",
+            ),
+            (
+                FetchError::Stalled { url: url(), after }.to_string(),
+                "cannot fetch http://h/x: nothing came for 60s",
+            ),
+            (
+                ServeError::Runtime { source: refused() }.to_string(),
+                "the server failed: Too many open files (os error 24)",
+            ),
+            (RunError::Unkillable { pid: 7 }.to_string(), "process 7 does not end, even by SIGKILL"),
+            (
+                RunError::Io { operation: "open", path: path(), source: refused() }.to_string(),
+                "cannot open /srv/x: Too many open files (os error 24)",
+            ),
+            (
+                ExportError::NoPlace.to_string(),
+                "extra_model_paths.yaml names where models are: say where the version is mounted or realized",
+            ),
+            (ExportError::Yaml("no such key".to_owned()).to_string(), "no such key"),
+        ] {
+            assert_eq!(text, expected);
+        }
+    }
+}

@@ -26,6 +26,9 @@ pub(super) fn hint_of_run(error: &RunError) -> Option<String> {
         RunError::PortTaken { .. } => "choose another port with --port, or end what has it",
         RunError::Listen { .. } => "choose another address with --host, or another port with --port",
         RunError::StartTimeout { .. } => "COMFY_STARTUP_TIMEOUT, in seconds, gives it more time",
+        RunError::Unkillable { .. } => {
+            "it waits for the disk, the GPU or a network filesystem, which `dmesg` may name; a restart ends it"
+        }
         RunError::Io { source, .. } => return of_io(source),
         _ => return None,
     };

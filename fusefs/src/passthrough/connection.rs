@@ -286,3 +286,19 @@ pub(crate) fn serve(
     move_mount(&mount, "", &place, "", flags).map_err(failed("show the second mount"))?;
     Ok(thread)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_who_refuses() {
+        for (errno, text) in [
+            (Errno::NOSYS, "the kernel has no FUSE passthrough: Linux 6.9 or newer has"),
+            (Errno::PERM, "passthrough needs CAP_SYS_ADMIN, and that outside of user namespaces"),
+            (Errno::MFILE, "cannot open /dev/fuse: Too many open files (os error 24)"),
+        ] {
+            assert_eq!(failed("open /dev/fuse")(errno).to_string(), text);
+        }
+    }
+}

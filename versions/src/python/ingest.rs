@@ -227,3 +227,33 @@ fn holds(content: &[u8], root: &Path) -> bool {
     let path = root.as_os_str().as_bytes();
     content.windows(path.len()).any(|part| part == path)
 }
+
+#[cfg(test)]
+mod tests {
+    use cvs_store::Store;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_names_its_place_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("env");
+        let package = root.join("lib/python3.11/site-packages/alpha");
+        fs::create_dir_all(&package).unwrap();
+        fs::write(package.join("paths.txt"), format!("prefix = {}\n", root.display())).unwrap();
+        let interpreter = Interpreter {
+            path: "/usr/bin/python3".into(),
+            version: "3.11.7".to_owned(),
+            implementation: "cpython".to_owned(),
+            platform: "linux-x86_64".to_owned(),
+            cache_tag: "cpython-311".to_owned(),
+        };
+        let store = Store::open(&dir.path().join("home")).unwrap();
+        let transaction = store.begin("test").unwrap();
+        let error = take(&transaction, &interpreter, &root, &PythonOptions::default()).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "lib/python3.11/site-packages/alpha/paths.txt of the environment holds the path it was built at"
+        );
+    }
+}

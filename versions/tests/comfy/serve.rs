@@ -270,6 +270,16 @@ fn the_queue_has_an_end_and_jobs_can_be_cancelled() {
     // A limit of time.
     let body = json!({ "input": { "workflow": sleeping(600.0) }, "policy": { "executionTimeout": 500 } });
     assert_eq!(serving.post("/runsync", &body).json()["status"], "TIMED_OUT");
+    let web = HttpServer::start();
+    web.serve("/w.json", "{}");
+    web.fault("/w.json", Fault::Hang);
+    let body =
+        json!({ "input": { "workflow_url": web.url("/w.json") }, "policy": { "executionTimeout": 500 } });
+    let reply = serving.post("/runsync", &body).json();
+    assert_eq!(
+        (&reply["status"], &reply["error"]),
+        (&json!("TIMED_OUT"), &json!("it was not done within 500ms"))
+    );
     assert_eq!(serving.starts.load(Ordering::Relaxed), 1);
     for (method, path, status) in [
         ("POST", "/cancel/none", 404),
@@ -282,7 +292,7 @@ fn the_queue_has_an_end_and_jobs_can_be_cancelled() {
         assert_eq!(reply.status, status, "{method} {path}");
         assert!(reply.json()["error"].is_string());
     }
-    assert_eq!(serving.end(), Counts { completed: 1, cancelled: 2, timed_out: 1, failed: 0 });
+    assert_eq!(serving.end(), Counts { completed: 1, cancelled: 2, timed_out: 2, failed: 0 });
 }
 
 #[test]

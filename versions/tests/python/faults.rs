@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use cvs_store::Store;
 use cvs_tests::{Fault, Missing, PackageIndex, Sdist, Wheel, available};
 use cvs_versions::python::{
-    BuildOptions, PythonError, PythonEvent, PythonOptions, ResolveRequest, Role, Uv, build, find_interpreter,
+    BuildOptions, Interpreter, PythonError, PythonEvent, PythonOptions, ResolveRequest, Role, Uv, build,
+    find_interpreter,
 };
 
 use super::{Bench, list};
@@ -25,6 +26,17 @@ fn uv_that_is_missing_or_too_old_is_said_so() {
     let error = Uv::find(Some(&gone), dir.path()).unwrap_err();
     assert!(error.to_string().contains("is uv 0.2.1, and 0."), "{error}");
     assert!(error.to_string().contains("pip install --upgrade uv"), "{error}");
+}
+
+#[test]
+fn a_program_that_is_no_python_is_said_so() {
+    for (program, reason) in [
+        ("/gone/python", "No such file or directory (os error 2)"),
+        ("/bin/true", "EOF while parsing a value at line 1 column 0"),
+    ] {
+        let error = Interpreter::ask(Path::new(program)).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot ask {program} what it is: {reason}"));
+    }
 }
 
 #[test]

@@ -317,3 +317,18 @@ fn what_was_downloaded_before_a_failure_is_not_downloaded_again() {
     assert_eq!(ranges, [false, true]);
     assert_eq!(bench.locked("v").models[0].size, bytes.len() as u64);
 }
+
+#[test]
+fn an_install_script_is_not_run_where_nothing_can_show_it_the_version() {
+    let bench = Bench::new();
+    bench.push("alpha", &[("install.py", "raise SystemExit('it was run')\n")]);
+    let mut new = bench.spec("v", &["alpha"], Vec::new());
+    new.custom_nodes[0]["run_install"] = true.into();
+    new.skip_python = true;
+    let error = bench.ws.create(new, &CreateOptions::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "version v: install.py of node alpha has to be run, and nothing here can show it the version"
+    );
+    assert!(!bench.spec_file("v").exists());
+}

@@ -277,6 +277,26 @@ fn failures_are_told_in_plain_words() {
 }
 
 #[test]
+fn a_server_that_hangs_up_is_named() {
+    let home = Home::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/m", listener.local_addr().unwrap());
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            // What was not read would be reset, and no end.
+            let _ = std::io::Read::read(&mut client, &mut [0; 4096]);
+        }
+    });
+    let error = home.fetch(&request(&url, Expected::default()), &quick()).unwrap_err();
+    assert!(matches!(error, SourceError::HttpTransfer { .. }), "{error:?}");
+    assert_eq!(
+        error.to_string(),
+        format!("{url}: client error (SendRequest): connection closed before message completed")
+    );
+}
+
+#[test]
 fn an_unreachable_host_is_named() {
     let home = Home::new();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
