@@ -205,19 +205,15 @@ pub fn requirements(bytes: &[u8]) {
         |read: &dyn Fn(&str) -> Option<Vec<u8>>| python::gather("node n", Role::Node, &|path| Ok(read(path)));
     let Ok(Some(list)) = gather(&|path| files.get(path).map(|bytes| bytes.to_vec())) else { return };
     // What uv is given is read as it was taken, line by line.
-    let again = gather(&|path| list.files.get(path).cloned());
-    assert_eq!(again.ok().flatten().as_ref(), Some(&list));
-    for file in list.files.values() {
-        let mut goes_on = false;
-        for line in file.split(|byte| b"\r\n".contains(byte)) {
-            let line = String::from_utf8_lossy(line);
-            let line = line.trim_start_matches([' ', '\t']);
-            let bad = ["-e", "--editable", "file:", "git+file:", "/", "."];
-            let is_bad = !goes_on && bad.iter().any(|bad| line.starts_with(bad));
-            let code = line.split('#').next().unwrap_or(line);
-            assert!(!is_bad && !code.contains("${"), "{line:?} was taken");
-            goes_on = line.ends_with('\\');
-        }
+    let laid_out: BTreeMap<String, String> =
+        list.laid_out().map(|(path, text)| (path.to_owned(), text)).collect();
+    let again = gather(&|path| laid_out.get(path).map(|text| text.clone().into_bytes()));
+    let again = again.ok().flatten().expect("what was taken is taken again");
+    assert_eq!(again.laid_out().collect::<Vec<_>>(), list.laid_out().collect::<Vec<_>>());
+    for line in laid_out.values().flat_map(|text| text.split(['\r', '\n'])) {
+        let bad = ["-e", "--editable", "file:", "git+file:", "/", ".", " ", "\t", "#"];
+        assert!(!bad.iter().any(|bad| line.starts_with(bad)), "{line:?} was taken");
+        assert!(!line.contains("${") && !line.ends_with('\\'), "{line:?} was taken");
     }
 }
 
@@ -258,7 +254,8 @@ pub fn repository(bytes: &[u8]) {
                 matches!(scheme, Some("https" | "http" | "ssh" | "git")) || (scheme.is_none() && is_scp),
                 "{base} leads to {address:?}"
             );
-            assert!(!address.starts_with('-') && !address.contains("::"), "{base} leads to {address:?}");
+            assert!(!address.starts_with('-'), "{base} leads to {address:?}");
+            assert!(scheme.is_some() || !address.contains("::"), "{base} leads to {address:?}");
         }
     }
     let _ = source::answers::repository(bytes, "/srv/o/r");

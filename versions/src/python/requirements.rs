@@ -7,6 +7,7 @@ use cvs_store::{EntryKind, Manifest, RelPath, Transaction};
 
 use super::error::PythonError;
 use super::text;
+use crate::spec::flag;
 
 /// The file that a source tree lists its requirements in.
 const ENTRY: &str = "requirements.txt";
@@ -59,6 +60,26 @@ impl Requirements {
     pub fn fingerprint(&self) -> Vec<u8> {
         let parts = self.files.iter().map(|(path, bytes)| [path.as_bytes(), b"\0", bytes, b"\0"].concat());
         std::iter::once(self.entry.clone().into_bytes()).chain(parts).collect::<Vec<_>>().join(&b'\0')
+    }
+
+    /// The files as uv is given them: the lines that were read and nothing else, each where it began. Where an option
+    /// ends, what a backslash joins and what a comment is, we and uv do not read alike in every case.
+    #[doc(hidden)]
+    pub fn laid_out(&self) -> impl Iterator<Item = (&str, String)> {
+        self.files.iter().map(|(path, bytes)| {
+            let mut text = String::new();
+            let mut number = 1;
+            for line in lines(&text::decode(bytes)) {
+                while number < line.number {
+                    text.push('\n');
+                    number += 1;
+                }
+                text.push_str(&line.text);
+                text.push('\n');
+                number += 1;
+            }
+            (path.as_str(), text)
+        })
     }
 
     /// The requirements, without options.
@@ -182,6 +203,9 @@ pub(crate) fn unfit(requirement: &str) -> Option<&'static str> {
     if requirement.chars().any(char::is_control) {
         return Some("it has control characters, and a requirement is one line");
     }
+    if flag(requirement).is_some() {
+        return Some("it has an option of pip in it");
+    }
     local(requirement)
 }
 
@@ -257,10 +281,9 @@ pub(super) fn lines(content: &str) -> Vec<Line> {
             raw.get(..at).is_none_or(|before| before.is_empty() || before.ends_with([' ', '\t']))
         });
         let text = comment.map_or(raw, |at| raw.get(..at).unwrap_or(raw)).trim();
-        let (text, goes_on) = match text.strip_suffix('\\') {
-            Some(text) if comment.is_none() => (text.trim_end(), true),
-            _ => (text, false),
-        };
+        // Before a comment, a backslash joins nothing, and says nothing.
+        let goes_on = comment.is_none() && text.ends_with('\\');
+        let text = text.trim_end_matches(['\\', ' ', '\t']);
         let line = match open.take() {
             Some(mut line) => {
                 line.text.push(' ');
@@ -338,6 +361,10 @@ mod tests {
         assert_eq!(list("-r joined.txt").unwrap().map(|list| list.requirements().count()), Some(1));
         let error = list("-r many.txt\n-r huge.txt").unwrap_err();
         assert!(error.contains("the lists have more than 4 MiB with it"), "{error}");
+        // An option takes the rest of its line and no more: where uv ends it, we do.
+        let joined = list("--trusted-host h \\\n-e /srv/x\nnumpy \\ # 1\npandas").unwrap().unwrap();
+        let laid_out: Vec<_> = joined.laid_out().collect();
+        assert_eq!(laid_out, [(ENTRY, "--trusted-host h -e /srv/x\n\nnumpy\npandas\n".to_owned())]);
         // What uv takes for an end of a line is one here.
         for bad in ["numpy # 1\r-e /srv/x", "numpy\r--find-links /srv", "a\r\nb @ file:///srv/b"] {
             assert!(list(bad).is_err(), "{bad:?} was taken");

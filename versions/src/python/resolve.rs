@@ -146,10 +146,10 @@ impl Resolver<'_> {
             while name.is_empty() || name == OUTPUT || !taken.insert(name.clone()) {
                 name.push('+');
             }
-            for (path, bytes) in &list.files {
+            for (path, text) in list.laid_out() {
                 let file = self.directory.join(&name).join(path);
                 let parent = file.parent().unwrap_or(&self.directory);
-                let written = fs::create_dir_all(parent).and_then(|()| fs::write(&file, bytes));
+                let written = fs::create_dir_all(parent).and_then(|()| fs::write(&file, text));
                 written.map_err(|source| PythonError::io("write", &file, source))?;
             }
             let kind = Kind::List(list.role, Path::new(&name).join(&list.entry));

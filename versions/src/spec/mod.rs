@@ -31,6 +31,7 @@ mod target;
 mod text;
 mod warning;
 
+pub(crate) use self::packages::flag;
 pub use checksum::Checksum;
 pub use directory::{SpecRoot, VERSIONS_DIR_VAR, VersionsDir};
 pub use document::{NewSpec, SpecDocument};

@@ -1,7 +1,7 @@
 //! `python_packages`: requirements only. A pip flag is refused by name, with what to write instead.
 
 /// The flag that a requirement is or carries, if any.
-pub(super) fn flag(item: &str) -> Option<&str> {
+pub(crate) fn flag(item: &str) -> Option<&str> {
     item.split_whitespace()
         .find(|word| {
             word.starts_with("--") || (word.starts_with('-') && word[1..].starts_with(char::is_alphabetic))

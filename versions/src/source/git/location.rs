@@ -99,8 +99,8 @@ impl GitUrl {
             }
             Self::Scp { host, path } => {
                 let slash = if path.starts_with('/') { "/" } else { "" };
-                let path = format!("{slash}{}", climb(path, url).ok_or_else(fail)?);
-                Ok(Self::Scp { host: host.clone(), path })
+                // Where it leads is checked as if it had been written out: a path may begin with `-` only now.
+                Self::parse(&format!("{host}:{slash}{}", climb(path, url).ok_or_else(fail)?))
             }
             Self::Remote(base) => {
                 let mut target = base.clone();
@@ -246,6 +246,8 @@ mod tests {
             ("https://host/a/b", "-u"),
             ("https://host/a/b", "../../../c"),
             ("git@host:a", "../.."),
+            ("git@host:a/b", "../../--upload-pack=x"),
+            ("git@host:a/b", "../c::d"),
         ] {
             assert!(GitUrl::parse(base).unwrap().submodule(url).is_err(), "{url} was taken");
         }
