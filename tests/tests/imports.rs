@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Cursor, Write};
 use std::path::Path;
 
-use cvs_tests::CORE;
+use cvs_tests::{CORE, LIBRARY};
 use serde_json::{Value, json};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
@@ -57,6 +57,8 @@ fn an_install_becomes_a_version() {
     let world = World::new();
     let root = install(&world);
     let before = fs::read(root.join("custom_nodes/plain/__init__.py")).expect("reading a node");
+    // A submodule that is checked out needs no remote.
+    fs::remove_dir_all(world.repositories.path(LIBRARY)).expect("removing a repository");
     let report = import(&world, &root, "mine");
     // What the import itself has brought counts, not only what locking adds.
     let bytes = report["created"]["lock"]["new_bytes"].as_u64().expect("bytes that are new");
