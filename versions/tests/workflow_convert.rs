@@ -282,3 +282,51 @@ fn what_is_no_workflow_is_refused_with_what_it_is() {
         assert_eq!(Document::parse(text).unwrap_err().to_string(), expected, "{text}");
     }
 }
+
+#[test]
+fn values_that_are_the_editors_are_passed_over_in_files_of_every_age() {
+    let node = |class: &str, values: Value| {
+        graph(json!({ "nodes": [{ "id": 1, "type": class, "widgets_values": values }], "links": [] }))
+    };
+    let class = |input: Value| json!({ "input": { "required": input }, "output": [], "output_node": true });
+    let info = ObjectInfo::new(
+        json!({
+            "Asked": class(json!({ "seed": ["INT", { "control_after_generate": true }], "steps": ["INT"] })),
+            "GivenUp": class(json!({ "seed": ["INT", { "control_after_generate": false }], "steps": ["INT"] })),
+            "Switch": class(json!({ "seed": ["INT"], "on": ["BOOLEAN"] })),
+            "Remote": class(json!({ "image": ["COMBO", { "image_upload": true,
+                "remote": { "route": "/x", "refresh_button": true, "control_after_refresh": "first" } }] })),
+        })
+        .as_object()
+        .unwrap()
+        .clone(),
+    );
+    for (class, values, expected) in [
+        ("Asked", json!([5, true, 20]), Ok(json!({ "seed": 5, "steps": 20 }))),
+        ("Asked", json!([5, "fixed", 20]), Ok(json!({ "seed": 5, "steps": 20 }))),
+        ("Asked", json!([5, 20]), Ok(json!({ "seed": 5, "steps": 20 }))),
+        ("GivenUp", json!([5, "randomize", 20]), Ok(json!({ "seed": 5, "steps": 20 }))),
+        ("GivenUp", json!([5, true, 20]), Err("its widget `steps` would get true")),
+        ("Switch", json!([5, true]), Ok(json!({ "seed": 5, "on": true }))),
+        ("Switch", json!([5, true, false]), Err("it has 3 widget values")),
+        (
+            "Remote",
+            json!(["a.png [output]", false, "refresh", "image"]),
+            Ok(json!({ "image": "a.png [output]" })),
+        ),
+        ("Remote", json!(["a.png [output]"]), Ok(json!({ "image": "a.png [output]" }))),
+        ("Remote", json!(["a.png", "else"]), Err("it has 2 widget values")),
+    ] {
+        match (node(class, values.clone()).convert(&info, &mut |_| 0), expected) {
+            (Ok(done), Ok(inputs)) => {
+                assert_eq!(done.prompt.into_object()["1"]["inputs"], inputs, "{class} {values}");
+            }
+            (Err(error), Err(said)) => {
+                assert!(error.to_string().contains(said), "{class} {values}: {error}");
+            }
+            (found, expected) => {
+                panic!("{class} {values}: {:?}, not {expected:?}", found.map(|_| "converted"))
+            }
+        }
+    }
+}

@@ -113,7 +113,7 @@ impl<'a> Reading<'a> {
         prefix: &str,
         name: &impl Fn() -> NodeRef,
     ) -> Result<(), WorkflowError> {
-        for input in inputs {
+        for (at, input) in inputs.iter().enumerate() {
             let key = format!("{prefix}{}", input.name);
             if !is_widget(self.node, input, &key) {
                 continue;
@@ -126,11 +126,13 @@ impl<'a> Reading<'a> {
             self.next += 1;
             check(self.node, input, &key, value, name)?;
             self.found.add(input, &key, value);
-            if input.has_control() && self.peek(|value| value.as_str().is_some_and(|v| CONTROLS.contains(&v)))
-            {
+            let mut following = inputs.get(at + 1..).unwrap_or_default().iter();
+            let following = following.find(|input| is_widget(self.node, input, input.name));
+            if self.peek(|value| is_control(value, input, following.map(|input| input.kind))) {
                 // A combo has a second one, which narrows its choices.
                 self.next += if matches!(input.kind, Kind::Combo(_)) { 2 } else { 1 };
             }
+            self.skip_refresh(input);
             if let Kind::DynamicCombo(options) = input.kind {
                 let children = children(options, value);
                 self.take(&children.iter().collect::<Vec<_>>(), &format!("{key}."), name)?;
@@ -149,6 +151,19 @@ impl<'a> Reading<'a> {
             if spare && self.peek(button) {
                 self.next += 1;
             }
+        }
+    }
+
+    /// Steps over what the editor puts after choices that it fetches: whether they are fetched after a run, and a button.
+    fn skip_refresh(&mut self, input: &Input<'_>) {
+        let Some(remote) = input.option("remote").filter(|_| matches!(input.kind, Kind::Combo(_))) else {
+            return;
+        };
+        if remote.get("control_after_refresh").is_some() && self.peek(Value::is_boolean) {
+            self.next += 1;
+        }
+        if remote.get("refresh_button").is_some() && self.peek(|value| value == "refresh") {
+            self.next += 1;
         }
     }
 
@@ -196,6 +211,21 @@ fn by_name(
         }
     }
     Ok(found)
+}
+
+/// Whether `value`, after that of `input`, says what becomes of it after a run, and is no value of the widget that
+/// follows.
+fn is_control(value: &Value, input: &Input<'_>, following: Option<Kind<'_>>) -> bool {
+    match value {
+        Value::String(word) if CONTROLS.contains(&word.as_str()) => {
+            // A class may have given it up since.
+            let is_seed = matches!((input.kind, input.name), (Kind::Int, "seed" | "noise_seed"));
+            input.has_control() || is_seed && matches!(following, Some(Kind::Int | Kind::Float | Kind::Bool))
+        }
+        // As ComfyUI's own default workflow still has it.
+        Value::Bool(_) => input.has_control() && following.is_some_and(|kind| !matches!(kind, Kind::Bool)),
+        _ => false,
+    }
 }
 
 /// Whether an input has a widget: its type says so, unless the file shows it as a place for a link; and a type that
