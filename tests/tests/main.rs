@@ -11,6 +11,7 @@ mod comfyui_repositories;
 mod crash_model;
 mod downloads;
 mod error_messages;
+mod error_mounts;
 mod fault_points;
 mod faults;
 mod fsx;

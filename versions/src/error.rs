@@ -368,6 +368,17 @@ mod tests {
             operation: "store its models",
             source: StoreError::io("write", "/srv/x", refused()),
         };
+        let overlay = VersionsError::Io {
+            id: VersionId::new("w").unwrap(),
+            operation: "copy",
+            path: path(),
+            source: refused(),
+        };
+        let object = SourceError::GitObject {
+            url: url(),
+            object: "tree 12".to_owned(),
+            source: git2::Error::from_str("object not found"),
+        };
         let import =
             ImportError::Source { path: path(), source: SourceError::NotAFile { path: path() }.into() };
         for (text, expected) in [
@@ -376,6 +387,8 @@ mod tests {
                 version.to_string(),
                 "version v: cannot store its models: cannot write /srv/x: Too many open files (os error 24)",
             ),
+            (overlay.to_string(), "version w: cannot copy /srv/x: Too many open files (os error 24)"),
+            (object.to_string(), "reading tree 12 of http://h/x: object not found"),
             (import.to_string(), "/srv/x: /srv/x is not a regular file"),
             (
                 SourceError::Runtime { source: refused() }.to_string(),
