@@ -283,7 +283,7 @@ pub(super) fn lines(content: &str) -> Vec<Line> {
         let text = comment.map_or(raw, |at| raw.get(..at).unwrap_or(raw)).trim();
         // Before a comment, a backslash joins nothing, and says nothing.
         let goes_on = comment.is_none() && text.ends_with('\\');
-        let text = text.trim_end_matches(['\\', ' ', '\t']);
+        let text = text.trim_end_matches(|c: char| c == '\\' || c.is_whitespace());
         let line = match open.take() {
             Some(mut line) => {
                 line.text.push(' ');
@@ -295,10 +295,14 @@ pub(super) fn lines(content: &str) -> Vec<Line> {
         if goes_on {
             open = Some(line);
         } else if !line.text.trim().is_empty() {
-            found.push(Line { text: line.text.trim().to_owned(), ..line });
+            found.push(line);
         }
     }
-    found.extend(open.filter(|line| !line.text.trim().is_empty()));
+    found.extend(open);
+    for line in &mut found {
+        line.text = line.text.trim().to_owned();
+    }
+    found.retain(|line| !line.text.is_empty());
     found
 }
 
