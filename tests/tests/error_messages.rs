@@ -269,13 +269,13 @@ fn a_film_without_a_workflow_is_told_however_long_it_is() {
     File::options().write(true).open(&film).and_then(|f| f.set_len(4 << 30)).expect("making it long");
     // It could not be in memory.
     for args in [&["run-handler", "v", "-w", "film.mp4"][..], &["import", "film.mp4", "--as", "x"]] {
-        let output = behind(&world.env, "ulimit -v 2000000", args);
+        let output = behind(&world.env, "ulimit -v 3500000", args);
         let said =
             "film.mp4: not a workflow: found a file that could hold a workflow, and holds none; expected ";
         let said = if args[0] == "import" { &said[..9] } else { said };
         assert!(output.code() == Some(1) && output.stderr.contains(said), "{output}");
     }
-    let output = behind(&world.env, "ulimit -v 2000000", &["run-handler", "v", "-w", "/dev/zero"]);
+    let output = behind(&world.env, "ulimit -v 3500000", &["run-handler", "v", "-w", "/dev/zero"]);
     assert_eq!(output.stderr, "error: /dev/zero: the workflow has more than 268435456 bytes\n");
 }
 
