@@ -2,8 +2,8 @@
 //! overlay: after the next mount what is there is what was before the operation or what is after it, with nothing of
 //! the overlay's bookkeeping in it. Points are passed one by one until an operation has none left.
 //!
-//! With `CVS_TEST_LONG` all of them; else every fifth, another fifth for each operation. The library's own tests stop
-//! at every call each time, without a mount.
+//! With `CVS_TEST_LONG` all of them, in the tree and below `models/`; else every fifth, another fifth for each operation,
+//! and below `models/` of what changes files. The library's own tests stop at every call each time, without a mount.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, FileTimes, Permissions};
@@ -25,6 +25,10 @@ use crate::mounted::{
 const CASES: usize = 128;
 /// Of the points of an operation, one in so many is tried in a short run.
 const SAMPLE: usize = 5;
+
+/// The places of cases: the tree, and what may have a connection of its own.
+const TREE: &str = "";
+const MODELS: &str = "models";
 
 struct Operation {
     name: &'static str,
@@ -192,46 +196,63 @@ const RENAMING_DIRECTORIES: &[Operation] = operations! {
 
 #[test]
 fn making() {
-    run("making", MAKING);
+    run("making", TREE, MAKING);
 }
 
 #[test]
 fn changing() {
-    run("changing", CHANGING);
+    run("changing", TREE, CHANGING);
 }
 
 #[test]
 fn removing_and_linking() {
-    run("removing", REMOVING);
+    run("removing", TREE, REMOVING);
 }
 
 #[test]
 fn renaming() {
-    run("renaming", RENAMING);
+    run("renaming", TREE, RENAMING);
 }
 
 #[test]
 fn renaming_directories() {
-    run("directories", RENAMING_DIRECTORIES);
+    run("directories", TREE, RENAMING_DIRECTORIES);
 }
 
-fn run(version: &str, operations: &[Operation]) {
+/// Where the kernel reads and writes files by itself, where it can.
+#[test]
+fn below_models() {
+    run("changing", MODELS, CHANGING);
+    if long() {
+        for (version, operations) in [
+            ("making", MAKING),
+            ("removing", REMOVING),
+            ("renaming", RENAMING),
+            ("directories", RENAMING_DIRECTORIES),
+        ] {
+            run(version, MODELS, operations);
+        }
+    }
+}
+
+/// `place` is the directory that holds the cases.
+fn run(version: &str, place: &str, operations: &[Operation]) {
     let Some(()) = available(fuse()) else { return };
     let mut env = TestEnvironment::new();
     let plan = env.path("plan");
     env.set_var("CVS_FAULT", &plan);
     for case in 0..CASES {
-        make_tree(&env.path(format!("lower/c{case:03}")));
+        make_tree(&env.path("lower").join(place).join(format!("c{case:03}")));
     }
     env.cvs(["debug", "ingest", "lower", "--as", version]).ok();
     let (mut points, mut killed) = (0, 0);
     for (number, operation) in operations.iter().enumerate() {
-        let (all, tried) = try_operation(&env, version, &plan, operation, number);
+        let (all, tried) = try_operation(&env, version, place, &plan, operation, number);
         (points, killed) = (points + all, killed + tried);
         fs::remove_dir_all(env.home().join("overlays").join(version)).expect("removing an overlay");
     }
-    let _ =
-        writeln!(io::stderr(), "{version}: {} operations, {points} points, {killed} kills", operations.len());
+    let count = operations.len();
+    let _ = writeln!(io::stderr(), "{version} {place}: {count} operations, {points} points, {killed} kills");
     env.cvs(["fsck"]).ok();
     assert_objects_are_what_they_are_called(&env);
 }
@@ -240,11 +261,15 @@ fn run(version: &str, operations: &[Operation]) {
 fn try_operation(
     env: &TestEnvironment,
     version: &str,
+    place: &str,
     plan: &Path,
     operation: &Operation,
     number: usize,
 ) -> (usize, usize) {
-    let dir = mount(env, version, version, &[]);
+    let mountpoint = mount(env, version, version, &[]);
+    let dir = mountpoint.join(place);
+    // In the overlay from the beginning: to get there would be points of the first case alone.
+    chmod(dir.clone(), 0o755).unwrap_or_else(|error| panic!("{}: {error}", operation.name));
     let clean = dir.join("c000");
     (operation.before)(&clean).unwrap_or_else(|error| panic!("{}: {error}", operation.name));
     let old = shown(&clean);
@@ -285,7 +310,7 @@ fn try_operation(
     // Whatever died beside it, the first is what it was.
     assert_eq!(shown(&clean), new, "{}", operation.name);
     let served_by = daemon(env, version);
-    umount(env, &dir);
+    umount(env, &mountpoint);
     assert!(!is_running(served_by));
     (points, killed)
 }

@@ -145,8 +145,9 @@ mod tests {
                 overlay.copying.lock().unwrap().clear();
                 overlay.copied.notify_all();
             });
-            let end = end;
             let readers = two.then(|| [(); 3].map(|()| File::open(&model).unwrap()));
+            // Dropped first when this fails: closing files is answered when the copies end.
+            let end = end;
             let mut wait = 0;
             for name in &large {
                 let path = mounted.path(name);
