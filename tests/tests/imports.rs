@@ -398,7 +398,7 @@ fn a_picture_becomes_the_default_workflow() {
     let report = world.cvs(&["import", file, "--as", "x", "--dry-run", "--offline", "--json"]).ok().json();
     let parts: Vec<_> =
         report["import"]["taken"].as_array().expect("parts").iter().map(|t| t["part"].clone()).collect();
-    assert_eq!(parts, ["node plain", "model models/checkpoints/a.safetensors"]);
+    assert_eq!(parts, ["core", "node plain", "model models/checkpoints/a.safetensors"]);
     assert_eq!(
         report["import"]["questions"],
         json!([

@@ -259,6 +259,12 @@ impl Draft {
             self.clean(&mut question, "question");
             self.questions.push(question);
         }
+        let text = |key: &str| self.core.get(key).and_then(Value::as_str);
+        let at = text("commit").or(text("ref")).map(|at| format!(" at {at}")).unwrap_or_default();
+        let how = format!("{}{at}", redact(text("repo").unwrap_or_default()));
+        let core =
+            Taken { part: "core".to_owned(), from: String::new(), how, changes: Vec::new(), bytes: None };
+        self.report.taken.insert(0, core);
         let mut spec = Map::new();
         spec.insert("schema_version".to_owned(), 2.into());
         spec.insert("version_id".to_owned(), id.as_str().into());
