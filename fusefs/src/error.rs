@@ -61,6 +61,9 @@ pub enum FsError {
     /// Another connection shows the directory, or stands on it.
     #[error("another connection has it")]
     Busy,
+    /// A process runs from the file.
+    #[error("the file is being executed")]
+    Executed,
     /// The name leads to another node now: who asked shall look it up again.
     #[error("the node has changed")]
     Stale,
@@ -113,6 +116,7 @@ impl FsError {
             Self::NotPermitted => Errno::PERM,
             Self::NoMoreData => Errno::NXIO,
             Self::Busy => Errno::BUSY,
+            Self::Executed => Errno::TXTBSY,
             Self::Stale => Errno::STALE,
             Self::Damaged { .. } | Self::BadView | Self::Panicked => Errno::IO,
             Self::Upper { errno, .. } | Self::Object { errno } => *errno,
@@ -202,6 +206,7 @@ mod tests {
             (FsError::LeftToKernel, "left to the kernel", Errno::NOSYS),
             (FsError::NotPermitted, "not permitted", Errno::PERM),
             (FsError::NoMoreData, "beyond the end of the file", Errno::NXIO),
+            (FsError::Executed, "the file is being executed", Errno::TXTBSY),
             (FsError::Busy, "another connection has it", Errno::BUSY),
             (FsError::Stale, "the node has changed", Errno::STALE),
             (FsError::Stalled, "a copy-up does not get on", Errno::TIMEDOUT),

@@ -13,6 +13,11 @@ use nix::unistd::Pid;
 
 use crate::wait::wait_until;
 
+/// The beginning of a script in a mount namespace of its own: it lets go of the FUSE mounts that were there when the
+/// namespace was made. Whoever unmounts one of them waits for all its copies.
+pub const LET_GO: &str = r#"grep ' fuse' /proc/self/mounts | cut -d' ' -f2 | while read -r dir; do
+umount --lazy --internal-only --no-canonicalize "$(printf '%b' "$dir")" 2> /dev/null || :; done; "#;
+
 /// Mountpoints at or below `dir`, the last mounted first.
 pub(crate) fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let table = fs::read("/proc/self/mountinfo").unwrap_or_default();

@@ -30,6 +30,7 @@ mod wheels;
 mod workflows;
 
 pub use browser::Browser;
+pub use cleanup::LET_GO;
 pub use comfy_process::{ComfyProcess, Event, Finished, Launch};
 pub use comfyui::{CORE, LIBRARY, NODES, Repositories, SubmoduleUrl};
 pub use disk_image::DiskImage;

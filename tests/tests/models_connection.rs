@@ -7,8 +7,10 @@ use std::process::Command;
 
 use cvs_tests::{Missing, TestEnvironment, available, wait_until};
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
 use crate::mounted::{
@@ -260,4 +262,24 @@ fn a_dead_daemon_leaves_two_that_are_cleared_as_one() {
     mount(&env, "v", "v", &[]);
     assert_eq!(read(dir.join("models/model")), MODEL);
     umount(&env, "v");
+}
+
+/// Truncating by opening for reading reaches us before the kernel looks who executes the file.
+#[test]
+fn what_is_executed_is_not_truncated() {
+    let Some(env) = with_passthrough() else { return };
+    let dir = mount(&env, "v", "v", &[]);
+    let program = dir.join("models/program");
+    let sleep = ["/usr/bin/sleep", "/bin/sleep"].map(Path::new).into_iter().find(|path| path.exists());
+    fs::copy(sleep.expect("sleep is everywhere"), &program).expect("copying a program");
+    let size = fs::metadata(&program).expect("looking at a program").len();
+    let mut running = Command::new(&program).arg("600").spawn().expect("starting the program");
+    let truncate = || open(&program, OFlag::O_RDONLY | OFlag::O_TRUNC, Mode::empty()).map(drop);
+    let length = || fs::metadata(&program).expect("looking at a program").len();
+    assert_eq!((truncate(), length()), (Err(Errno::ETXTBSY), size));
+    assert!(running.try_wait().expect("asking for a child").is_none(), "it still runs");
+    running.kill().expect("killing a child");
+    running.wait().expect("waiting for a child");
+    assert_eq!((truncate(), length()), (Ok(()), 0));
+    umount(&env, &dir);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use cvs_tests::{Missing, TestEnvironment, available};
+use cvs_tests::{LET_GO, Missing, TestEnvironment, available};
 use nix::unistd::geteuid;
 
 use crate::mounted::fuse;
@@ -27,7 +27,15 @@ fn script(env: &TestEnvironment, lines: &str) -> Result<String, String> {
     let program = env.cvs(["--version"]).into_command().get_program().to_owned();
     let prepare = "set -eu; mount -t tmpfs tmpfs /usr/local/sbin; ln -s \"$1\" /usr/local/sbin/cvs-overlay\n";
     let mut command: Command = env.command("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", &format!("{prepare}{lines}"), "sh"]);
+    command.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        &format!("{LET_GO}{prepare}{lines}"),
+        "sh",
+    ]);
     let done = command.arg(program).current_dir(env.root()).stdin(Stdio::null()).output();
     let done = done.expect("starting unshare");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

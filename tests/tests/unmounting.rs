@@ -174,9 +174,8 @@ fn a_stopped_daemon_of_another_store_holds_nobody_up() {
     let dir = mount(&env, "v", "v", &[]);
     let served_by = daemon(&env, "v");
     kill(served_by, Signal::SIGSTOP).expect("stopping the daemon");
-    let other = env.path("other");
-    assert_eq!(env.cvs(["mounts", "--json"]).env("CVS_HOME", &other).ok().json(), json!([]));
-    env.cvs(["umount", "--force"]).arg(&dir).env("CVS_HOME", &other).ok();
+    assert!(listed_mounts(&env, &["--home", "other", "mounts", "--json"], "v").is_empty());
+    env.cvs(["--home", "other", "umount", "--force"]).arg(&dir).ok();
     assert_eq!(tree(&dir).len(), 0);
     // Its own store still knows of the process, and ends it.
     assert_eq!(mounts_of(&env, "v")[0]["state"], "not-attached");

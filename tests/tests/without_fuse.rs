@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::LazyLock;
 
-use cvs_tests::{Git, Missing, Output, Python, available};
+use cvs_tests::{Git, LET_GO, Missing, Output, Python, available};
 use nix::unistd::geteuid;
 use serde_json::Value;
 
@@ -42,6 +43,10 @@ for name, act in {
 json.dump(results, open(os.path.join(here, "results.json"), "w"))
 "#;
 
+/// What runs a command where there is no FUSE.
+static SCRIPT: LazyLock<String> =
+    LazyLock::new(|| format!(r#"{LET_GO} mount --bind /dev/null /dev/fuse; exec "$@""#));
+
 /// A world without FUSE.
 struct Bare {
     world: World,
@@ -65,7 +70,7 @@ impl Bare {
         if !geteuid().is_root() {
             words.push("--map-root-user");
         }
-        words.extend(["sh", "-euc", r#"mount --bind /dev/null /dev/fuse; exec "$@""#, "sh"]);
+        words.extend(["sh", "-euc", &SCRIPT, "sh"]);
         if !self.capable {
             words.extend(["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]);
             words.push("--no-new-privs");

@@ -17,6 +17,8 @@ use super::{MountsError, users};
 
 /// Between two looks at a mount that is busy, or a daemon that ends.
 const POLL: Duration = Duration::from_millis(50);
+/// Somebody who cannot be seen is told of after this long: who merely looks, as another cvs does, is gone by then.
+const A_LOOK: Duration = Duration::from_millis(500);
 /// A daemon has this long to end after its mount is gone.
 const DAEMON_ENDS: Duration = Duration::from_secs(20);
 /// By force, it has this long before it is killed.
@@ -55,7 +57,8 @@ pub(crate) fn take_down(
             false => check_reached(),
         };
     }
-    let deadline = Instant::now() + patience;
+    let begun = Instant::now();
+    let deadline = begun + patience;
     let mut told = false;
     let flags = match how {
         How::Wait => MntFlags::empty(),
@@ -68,9 +71,11 @@ pub(crate) fn take_down(
             Ok(()) => break,
             Err(_) if !is_shown() => break,
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                let users = users::describe(&users::of(path));
+                let users = users::of(path);
+                let may_be_a_look = users.is_empty() && begun.elapsed() < A_LOOK.min(patience);
+                let users = users::describe(&users);
                 // Who is to wait hears of it, however slowly it went until here.
-                if !told && !patience.is_zero() {
+                if !told && !patience.is_zero() && !may_be_a_look {
                     waiting(&users);
                     told = true;
                 }

@@ -19,7 +19,7 @@ use rustix::mount::{
 };
 
 use super::opens::Opens;
-use super::{PassthroughForm, Remains};
+use super::{PassthroughForm, Remains, executed};
 use crate::adapter::Adapter;
 use crate::blobs;
 use crate::mount::{MountOptions, SUBTYPE};
@@ -159,6 +159,7 @@ fn connect_over(
     let form = PassthroughForm {
         overlay: Arc::clone(overlay),
         top,
+        device: executed::device(mount.as_fd()).map_err(failed("look at the second mount"))?,
         objects: objects.try_clone().map_err(|error| Refusal::Failed {
             op: "copy a descriptor",
             errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),

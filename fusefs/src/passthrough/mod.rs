@@ -15,6 +15,7 @@
 //!   with, so the kernel keeps no attributes of files of the upper layer.
 
 mod connection;
+mod executed;
 mod opens;
 mod remains;
 
@@ -61,6 +62,8 @@ pub(crate) struct PassthroughForm {
     overlay: Arc<Overlay>,
     /// The directory that it shows, which the kernel knows as 1.
     top: Ino,
+    /// The filesystem that the kernel makes of it.
+    device: executed::Device,
     /// The read-only clone of `objects/`.
     objects: OwnedFd,
     /// How many filesystems may lie on each other below.
@@ -129,6 +132,12 @@ impl PassthroughForm {
         caller: Caller,
         back: impl Fn(&std::fs::File) -> io::Result<BackingId>,
     ) -> Result<MutexGuard<'n, Content>, FsError> {
+        if truncates(flags)
+            && flags.acc_mode() == OpenAccMode::O_RDONLY
+            && executed::is_executed(self.device, self.number(ino).0)
+        {
+            return Err(FsError::Executed);
+        }
         let mut content = match truncates(flags) {
             true => self.lock_to_change(node, ino, 0)?,
             false if changes(flags) => self.lock_to_change(node, ino, u64::MAX)?,
