@@ -116,7 +116,10 @@ pub(crate) enum CliError {
         detail: String,
     },
     /// A version has nothing of that name to be removed.
-    #[error("version {id} has no {what} {found:?}{}", if known.is_empty() { String::new() } else { format!("; it has {}", known.join(", ")) })]
+    #[error(
+        "version {id} has no {what} {found:?}{}",
+        if known.is_empty() { String::new() } else { format!("; it has {}", known.join(", ")) }
+    )]
     NotInSpec {
         /// The version.
         id: String,

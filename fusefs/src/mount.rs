@@ -86,7 +86,8 @@ impl Mount {
     }
 
     /// Answers the kernel until the mount is taken down, by whomever; it is never taken down from here. `ready` is
-    /// called when it is usable, with what it is. What a mount of this source read at its beginning the last time is read ahead.
+    /// called when it is usable, with what it is. What a mount of this source read at its beginning the last time is read
+    /// ahead.
     pub fn serve(self, ready: impl FnOnce(&Connections) + Send + 'static) -> Result<(), MountError> {
         let mountpoint = self.mountpoint.clone();
         let (overlay, name) = (self.overlay, self.name);

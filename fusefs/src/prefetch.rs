@@ -62,7 +62,8 @@ impl Trace {
         }
     }
 
-    /// Remembers what was noted, and lets go of it. A use that read much less than the one before, such as a look around, does not count.
+    /// Remembers what was noted, and lets go of it. A use that read much less than the one before, such as a look around,
+    /// does not count.
     pub(crate) fn remember(&self, store: &Store, name: &str) {
         let order = std::mem::take(&mut *self.opened.lock().unwrap_or_else(|e| e.into_inner())).order;
         if order.len() < FEW || order.len() < remembered(store, name).len() / 2 {

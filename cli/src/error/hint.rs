@@ -239,7 +239,10 @@ pub(crate) fn of_io(error: &io::Error) -> Option<String> {
             "run cvs as a user who may do that; the store belongs to whoever made it, and --home names another"
                 .to_owned(),
         ),
-        io::ErrorKind::ReadOnlyFilesystem => Some("nothing can be written there: name another place, with --home DIR for the store".to_owned()),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            let way = "nothing can be written there: name another place, with --home DIR for the store";
+            Some(way.to_owned())
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Some("make room; `cvs gc --grace 0` frees what no version needs".to_owned())
         }

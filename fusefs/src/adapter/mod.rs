@@ -1,6 +1,6 @@
-//! The thin layer between fuser and [`Overlay`](crate::overlay::Overlay): conversion of types, nothing else. What differs between connections is
-//! in their [`Form`]. Every handler runs behind [`guard`], so that a panic costs one request and not a thread. What may
-//! take long is answered by a thread of its own ([`aside`]).
+//! The thin layer between fuser and [`Overlay`](crate::overlay::Overlay): conversion of types, nothing else. What
+//! differs between connections is in their [`Form`]. Every handler runs behind [`guard`], so that a panic costs one
+//! request and not a thread. What may take long is answered by a thread of its own ([`aside`]).
 
 mod answer;
 mod aside;
