@@ -203,7 +203,11 @@ impl Draft {
 
     /// An address as a spec may have it. That a secret was in it is told, for without it the address may not open.
     fn public(&mut self, address: &str, otherwise: &'static str) -> String {
-        let public = without_secrets(address);
+        // What is no address may have one in it, behind a blank.
+        let public = match without_secrets(address) {
+            Cow::Owned(public) => Cow::Owned(without_secrets_in(&public).into_owned()),
+            Cow::Borrowed(address) => without_secrets_in(address),
+        };
         if matches!(public, Cow::Owned(_)) {
             self.secret(&redact(&public), instead(&public, otherwise));
         }
